@@ -1,0 +1,88 @@
+"""What every contract asks of its arrays: dtypes, contiguity, index range."""
+
+from typing import Any
+
+import numpy as np
+
+Array = Any  # numpy.ndarray, or cupy.ndarray on the cuda backend
+Shape = tuple[int, ...]
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+INDEX_LIMIT = 2**31 - 1  # kernels count elements of one array in int32
+
+
+def check_floats(op: str, **arrays: Array) -> None:
+    """Raise unless all ``arrays`` (Nones skipped) have one dtype, float32 or float64.
+
+    Raises:
+        TypeError: Naming the op, the argument and its dtype.
+    """
+    first: tuple[str, np.dtype] | None = None
+    for name, array in arrays.items():
+        if array is None:
+            continue
+        if not hasattr(array, "dtype"):
+            raise TypeError(f"{op}: {name} is {type(array).__name__}, not an array")
+        if array.dtype not in FLOATS:
+            raise TypeError(
+                f"{op}: {name} has dtype {array.dtype}; float32 or float64 is needed: "
+                f"convert it first, {name}.astype('float32')"
+            )
+        if first is None:
+            first = (name, array.dtype)
+        elif array.dtype != first[1]:
+            raise TypeError(
+                f"{op}: {name} has dtype {array.dtype} but {first[0]} has {first[1]}; "
+                "convert one of them"
+            )
+
+
+def check_layout(op: str, name: str, array: Array | None, shape: Shape) -> None:
+    """Raise unless ``array`` (if there is one) is C-contiguous and has this shape.
+
+    Raises:
+        ValueError: Naming the op, the argument, its shape and strides.
+    """
+    if array is None:
+        return
+    if tuple(array.shape) != tuple(shape):
+        raise ValueError(f"{op}: {name} has shape {tuple(array.shape)}, expected {tuple(shape)}")
+    if not array.flags.c_contiguous:
+        raise ValueError(
+            f"{op}: {name} of shape {array.shape} is not C-contiguous (strides {array.strides}); "
+            "kernels take channels-last memory, see layout.contiguous"
+        )
+
+
+def check_index_range(op: str, **elements: int) -> None:
+    """Raise when an array would hold more elements than an int32 index can count.
+
+    Raises:
+        ValueError: Naming the op, the array and its number of elements.
+    """
+    for name, count in elements.items():
+        if count > INDEX_LIMIT:
+            raise ValueError(
+                f"{op}: {name} would have {count:,} elements, more than an int32 index can "
+                f"count ({INDEX_LIMIT:,}); use a smaller batch"
+            )
+
+
+def pair(op: str, name: str, value: Any, *, least: int) -> tuple[int, int]:
+    """Return ``value`` as (vertical, horizontal), both ints >= ``least``.
+
+    Raises:
+        TypeError: ``value`` is neither an int nor a pair of ints.
+        ValueError: It is below ``least``, or a tuple of another length.
+    """
+    values = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(values) == 1:
+        values = values * 2
+    if len(values) != 2:
+        raise ValueError(f"{op}: {name} must be an int or a pair of ints, got {value!r}")
+    for v in values:
+        if isinstance(v, bool) or not isinstance(v, int | np.integer):
+            raise TypeError(f"{op}: {name} must be an int or a pair of ints, got {value!r}")
+        if v < least:
+            raise ValueError(f"{op}: {name} must be >= {least}, got {value!r}")
+    return int(values[0]), int(values[1])

@@ -1,0 +1,158 @@
+"""Which implementation serves these arrays: ``CONVOLT_BACKEND`` and ``use_backend``.
+
+CuPy arrays run on ``cuda``. NumPy arrays run on the current host backend: ``numba``, ``numpy``
+or ``emulator``. Nothing falls back to another backend: what cannot run is an error.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+NAMES = ("cuda", "numba", "numpy", "emulator")
+_HOST = ("numba", "numpy", "emulator")
+
+_chosen: str | None = None  # by CONVOLT_BACKEND or use_backend; None: not yet asked
+_pinned: ContextVar[str | None] = ContextVar("backend of the running backward", default=None)
+_modules: dict[tuple[str, str], ModuleType] = {}
+
+
+def why_not(name: str) -> str | None:
+    """Return why backend ``name`` cannot be used on this machine, or None when it can."""
+    if name == "numpy":
+        return None
+    if name == "numba":
+        return None if find_spec("numba") else "Numba is not installed: pip install numba"
+    if name == "emulator":
+        return "this version of convolt has no CUDA kernels to emulate yet"
+    if name == "cuda":
+        return _why_not_cuda()
+    return "there is no backend of this name"
+
+
+def _why_not_cuda() -> str:
+    if find_spec("cupy") is None:
+        return "CuPy is not installed: pip install 'convolt[cuda13]' (or [cuda12])"
+    runtime = import_module("cupy").cuda.runtime
+    try:
+        runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        return f"CuPy finds no usable GPU: {error}"
+    return "this version of convolt has no CUDA kernels yet"
+
+
+def table() -> str:
+    """Return one line a backend: its name and whether it is usable here, or why not."""
+    return "\n".join(f"  {name:<9} {why_not(name) or 'usable'}" for name in NAMES)
+
+
+def _check(name: str, source: str) -> str:
+    if name not in NAMES:
+        raise ValueError(f"{source}: unknown backend {name!r}; the backends are\n{table()}")
+    if reason := why_not(name):
+        raise RuntimeError(
+            f"{source}: backend {name!r} cannot be used: {reason}; the backends are\n{table()}"
+        )
+    return name
+
+
+def _choose() -> str:
+    """Choose once, from the environment, else the default of this machine."""
+    global _chosen
+    if _chosen is None:
+        if asked := os.environ.get("CONVOLT_BACKEND"):
+            _chosen = _check(asked, f"CONVOLT_BACKEND={asked}")
+        else:
+            _chosen = "numba" if why_not("cuda") else "cuda"
+            _check(_chosen, "the default backend")
+    return _chosen
+
+
+def current_backend() -> str:
+    """Return the backend that new arrays are made for.
+
+    Raises:
+        ValueError: ``CONVOLT_BACKEND`` names no backend.
+        RuntimeError: It names one that cannot be used here; the message says why.
+    """
+    return _pinned.get() or _choose()
+
+
+def why_chosen() -> str:
+    """Return, in words, what the current choice of backend rests on."""
+    if os.environ.get("CONVOLT_BACKEND") == _choose():
+        return "CONVOLT_BACKEND asks for it"
+    if _chosen == "cuda":
+        return "the default where a GPU works"
+    return f"the default without a usable GPU (cuda: {why_not('cuda')})"
+
+
+class use_backend:  # noqa: N801 - reads as a function: use_backend("numpy")
+    """Choose the backend: at once when called, until the block ends in a ``with`` statement.
+
+    Args:
+        name: ``"cuda"``, ``"numba"``, ``"numpy"`` or ``"emulator"``.
+
+    Raises:
+        ValueError: There is no backend of this name.
+        RuntimeError: The backend cannot be used on this machine; the message says why.
+    """
+
+    def __init__(self, name: str) -> None:
+        global _chosen
+        _check(name, f"use_backend({name!r})")
+        self._previous, _chosen = _chosen, name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exception: object) -> None:
+        global _chosen
+        _chosen = self._previous
+
+
+@contextmanager
+def pinned(name: str) -> Iterator[None]:
+    """Run a backward pass on the backend that ran the forward one, in this thread only."""
+    token = _pinned.set(name)
+    try:
+        yield
+    finally:
+        _pinned.reset(token)
+
+
+def backend_of(array: Any) -> str:
+    """Return the backend that serves ``array``: ``cuda`` for CuPy, the host backend for NumPy."""
+    if isinstance(array, np.ndarray):
+        name = current_backend()
+        return name if name in _HOST else "numba"
+    return "cuda"
+
+
+def array_module() -> ModuleType:
+    """Return the module that makes arrays for the current backend: ``cupy`` or ``numpy``."""
+    return import_module("cupy") if current_backend() == "cuda" else np
+
+
+def implementation(op: str, *arrays: Any) -> Any:
+    """Return the module that implements the op of package ``op`` for ``arrays`` (Nones skipped).
+
+    Raises:
+        TypeError: The arrays live on different backends.
+    """
+    names = {backend_of(array) for array in arrays if array is not None}
+    if len(names) != 1:
+        raise TypeError(
+            f"{op.rpartition('.')[2]}: NumPy arrays mixed with CuPy arrays; "
+            "move all inputs to one backend first"
+        )
+    key = (op, names.pop())
+    if key not in _modules:
+        _modules[key] = import_module(f"{op}.on_{'cuda' if key[1] == 'emulator' else key[1]}")
+    return _modules[key]
