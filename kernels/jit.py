@@ -47,8 +47,19 @@ def is_cold() -> bool:
 
 numba.config.CACHE_DIR = str(cache_dir())
 
-# Numba's workqueue threading layer aborts the process when two threads enter parallel code.
+# OpenMP's idle threads spin, and then starve the threads of NumPy's BLAS: a gather followed by a
+# product took 10 times as long. The workqueue layer sleeps, but it aborts the process when two
+# threads enter parallel code: hence the lock.
+numba.config.THREADING_LAYER = "workqueue"
 _parallel_region = RLock()
+
+
+# Only explicit ``prange`` loops run in parallel, and neighbours stay apart: Numba fuses loops
+# whose dependence it does not see, and turns array assignments inside a loop into nested ones.
+_ONLY_PRANGE = {
+    kind: False
+    for kind in ("comprehension", "fusion", "inplace_binop", "numpy", "reduction", "setitem")
+}
 
 
 def jit(function: Callable) -> Any:
@@ -59,11 +70,11 @@ def jit(function: Callable) -> Any:
 def parallel_jit(function: Callable) -> Any:
     """Compile a function with ``prange`` loops; one caller at a time runs any of them.
 
-    Loops are not fused: Numba fuses neighbours whose dependence it does not see.
+    The index of ``prange`` is unsigned: cast it with ``np.int64`` before mixing it with others.
     """
-    compiled = numba.njit(
-        cache=True, nogil=True, error_model="numpy", parallel={"fusion": False}
-    )(function)
+    compiled = numba.njit(cache=True, nogil=True, error_model="numpy", parallel=_ONLY_PRANGE)(
+        function
+    )
 
     @wraps(function)
     def locked(*arguments: Any) -> Any:

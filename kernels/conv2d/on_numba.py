@@ -82,20 +82,25 @@ def _windows(image, row_offsets, col_offsets, row_step, col_step, height, width)
 def _gather(image, row_offsets, col_offsets, row_step, col_step, height, first, windows):
     """windows[l,j,r,s,c] = image[n, i*row_step + row_offsets[r], j*col_step + ..., c]."""
     lines, width, taps_r, taps_s, channels = windows.shape
+    rows, cols = image.shape[1], image.shape[2]
+    source, target = image.reshape(-1), windows.reshape(-1)
     for line in prange(lines):
-        n, i = divmod(first + int(line), height)
-        for r in range(taps_r):
-            row = i * row_step + row_offsets[r]
-            inside = 0 <= row < image.shape[1]
-            for j in range(width):
+        n, i = divmod(first + np.int64(line), height)
+        for j in range(width):
+            for r in range(taps_r):
+                row = i * row_step + row_offsets[r]
+                # Unsigned, so that Numba has no negative index to wrap and vectorizes the copy.
+                to = np.uint64(((np.int64(line) * width + j) * taps_r + r) * taps_s * channels)
                 for s in range(taps_s):
                     col = j * col_step + col_offsets[s]
-                    if inside and 0 <= col < image.shape[2]:
-                        for c in range(channels):
-                            windows[line, j, r, s, c] = image[n, row, col, c]
+                    if 0 <= row < rows and 0 <= col < cols:
+                        at = np.uint64(((n * rows + row) * cols + col) * channels)
+                        for c in range(np.uint64(channels)):
+                            target[to + c] = source[at + c]
                     else:
-                        for c in range(channels):
-                            windows[line, j, r, s, c] = 0
+                        for c in range(np.uint64(channels)):
+                            target[to + c] = 0
+                    to += np.uint64(channels)
 
 
 def _phases(length, taps, stride, pad, dilation):
@@ -124,7 +129,7 @@ def _fprop_grouped(x, w, y, geometry, groups):
     n_y, p_y, q_y, filters = y.shape
     taps_r, taps_s, group_c = w.shape[:3]
     for line in prange(n_y * p_y):
-        n, p = divmod(int(line), p_y)
+        n, p = divmod(np.int64(line), p_y)
         for q in range(q_y):
             y[n, p, q] = 0
             for r in range(taps_r):
@@ -158,7 +163,7 @@ def _dgrad_grouped(grad_y, w, grad_x, geometry, groups):
     taps_r, taps_s, group_c, filters = w.shape
     group_k = filters // groups
     for line in prange(n_x * h_x):
-        n, i = divmod(int(line), h_x)
+        n, i = divmod(np.int64(line), h_x)
         for j in range(w_x):
             grad_x[n, i, j] = 0
             for r in range(taps_r):
@@ -183,7 +188,7 @@ def _wgrad_grouped(grad_y, x, grad_w, geometry, groups):
     filters, taps_r, taps_s, group_c = grad_w.shape
     group_k = filters // groups
     for k in prange(filters):
-        first_c = int(k) // group_k * group_c
+        first_c = np.int64(k) // group_k * group_c
         grad_w[k] = 0
         for n in range(x.shape[0]):
             for p in range(grad_y.shape[1]):
