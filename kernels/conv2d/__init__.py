@@ -96,7 +96,9 @@ class Conv2dSize:
         if groups < 1:
             raise ValueError(f"conv2d: groups must be >= 1, got {groups}")
         if min(k, r, s, group_c) < 1:
-            raise ValueError(f"conv2d: weight (K, R, S, C/groups) {tuple(w_shape)} has an empty axis")
+            raise ValueError(
+                f"conv2d: weight (K, R, S, C/groups) {tuple(w_shape)} has an empty axis"
+            )
         if c % groups or k % groups:
             raise ValueError(
                 f"conv2d: {c} channels and {k} filters must both be divisible by groups={groups}"

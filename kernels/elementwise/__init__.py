@@ -1,0 +1,206 @@
+"""Arithmetic and comparisons, element by element, with broadcasting.
+
+    y[i] = op(a[i], b[i])
+
+Operands are arrays of any strides whose shapes broadcast, or Python numbers; one of them is an
+array. The result has the memory order of the first operand of full shape. dtypes promote as in
+PyTorch: the widest dtype of the highest category (bool < int < float), where Python numbers and
+0-d arrays count only if they raise the category; a Python float then means float32.
+
+Infinities and NaNs are results here, not warnings, as on a GPU.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Array
+from ..backend import implementation
+
+Operand = Any  # Array, or a Python bool, int or float
+
+_OF_PYTHON = {bool: np.dtype(np.bool_), int: np.dtype(np.int64), float: np.dtype(np.float32)}
+
+
+def common_dtype(*operands: Operand) -> np.dtype:
+    """Return the dtype that arithmetic between ``operands`` computes in.
+
+    Raises:
+        TypeError: An operand is neither an array of numbers nor a Python number.
+    """
+    tiers: tuple[list[np.dtype], ...] = ([], [], [])  # arrays, 0-d arrays, Python numbers
+    for operand in operands:
+        if hasattr(operand, "dtype"):
+            tiers[0 if operand.ndim else 1].append(operand.dtype)
+        elif type(operand) in _OF_PYTHON:
+            tiers[2].append(_OF_PYTHON[type(operand)])
+        else:
+            raise TypeError(f"cannot compute with {type(operand).__name__}: {operand!r}")
+    result: np.dtype | None = None
+    for dtypes in tiers:
+        tier: np.dtype | None = None
+        for dtype in dtypes:
+            tier = dtype if tier is None else _wider(tier, dtype)
+        if tier is not None and (result is None or _category(tier) > _category(result)):
+            result = tier
+    assert result is not None
+    return result
+
+
+def _wider(a: np.dtype, b: np.dtype) -> np.dtype:
+    if _category(a) == _category(b):
+        return np.promote_types(a, b)
+    return max(a, b, key=_category)
+
+
+def _category(dtype: np.dtype) -> int:
+    if dtype.kind not in "biuf":
+        raise TypeError(f"cannot compute with dtype {dtype}")
+    return {"b": 0, "i": 1, "u": 1, "f": 2}[dtype.kind]
+
+
+def _run(name: str, operands: tuple[Operand, ...], dtypes: tuple[Any, ...], result: Any) -> Array:
+    """Convert and broadcast the operands, allocate the result, fill it in."""
+    like = next(x for x in operands if hasattr(x, "dtype"))
+    arrays = [
+        x.astype(dtype, copy=False)
+        if hasattr(x, "dtype")
+        else np.full_like(like, x, dtype=dtype, shape=())
+        for x, dtype in zip(operands, dtypes, strict=True)
+    ]
+    try:
+        shape = np.broadcast_shapes(*(x.shape for x in arrays))
+    except ValueError:
+        shapes = " and ".join(str(tuple(x.shape)) for x in arrays)
+        raise ValueError(f"{name}: shapes {shapes} do not broadcast") from None
+    full = next((x for x in arrays if x.shape == shape), None)
+    y = (
+        np.empty_like(like, dtype=result, shape=shape, order="C")
+        if full is None
+        else np.empty_like(full, dtype=result, order="K")
+    )
+    with np.errstate(all="ignore"):
+        getattr(implementation(__name__, *arrays), name)(*arrays, y)
+    return y
+
+
+def _unary(name: str, x: Array) -> Array:
+    dtype = common_dtype(x)
+    return _run(name, (x,), (dtype,), dtype)
+
+
+def _unary_float(name: str, x: Array) -> Array:
+    dtype = common_dtype(x)
+    dtype = dtype if dtype.kind == "f" else np.dtype(np.float32)
+    return _run(name, (x,), (dtype,), dtype)
+
+
+def _binary(name: str, a: Operand, b: Operand) -> Array:
+    dtype = common_dtype(a, b)
+    return _run(name, (a, b), (dtype, dtype), dtype)
+
+
+def _comparison(name: str, a: Operand, b: Operand) -> Array:
+    dtype = common_dtype(a, b)
+    return _run(name, (a, b), (dtype, dtype), np.bool_)
+
+
+def add(a: Operand, b: Operand) -> Array:
+    """a + b. All functions here raise TypeError for operands that are not numbers or live on
+    different backends, ValueError for shapes that do not broadcast.
+    """
+    return _binary("add", a, b)
+
+
+def subtract(a: Operand, b: Operand) -> Array:
+    """a - b; TypeError for two bools, as PyTorch."""
+    if common_dtype(a, b).kind == "b":
+        raise TypeError("subtract: bool minus bool is not defined; use != or convert to int")
+    return _binary("subtract", a, b)
+
+
+def multiply(a: Operand, b: Operand) -> Array:
+    """a * b."""
+    return _binary("multiply", a, b)
+
+
+def divide(a: Operand, b: Operand) -> Array:
+    """a / b, in float32 when both are integers."""
+    dtype = common_dtype(a, b)
+    dtype = dtype if dtype.kind == "f" else np.dtype(np.float32)
+    return _run("divide", (a, b), (dtype, dtype), dtype)
+
+
+def power(a: Operand, b: Operand) -> Array:
+    """a ** b; ValueError for an integer raised to a negative Python integer."""
+    if isinstance(b, int) and b < 0 and common_dtype(a, b).kind == "i":
+        raise ValueError(f"power: an integer to the power {b} is no integer; convert to float")
+    return _binary("power", a, b)
+
+
+def maximum(a: Operand, b: Operand) -> Array:
+    """The larger of a and b; NaN where either is."""
+    return _binary("maximum", a, b)
+
+
+def minimum(a: Operand, b: Operand) -> Array:
+    """The smaller of a and b; NaN where either is."""
+    return _binary("minimum", a, b)
+
+
+def equal(a: Operand, b: Operand) -> Array:
+    """a == b, as bool."""
+    return _comparison("equal", a, b)
+
+
+def less(a: Operand, b: Operand) -> Array:
+    """a < b, as bool; a > b is less(b, a)."""
+    return _comparison("less", a, b)
+
+
+def less_equal(a: Operand, b: Operand) -> Array:
+    """a <= b, as bool; a >= b is less_equal(b, a)."""
+    return _comparison("less_equal", a, b)
+
+
+def not_equal(a: Operand, b: Operand) -> Array:
+    """a != b, as bool."""
+    return _comparison("not_equal", a, b)
+
+
+def where(condition: Array, a: Operand, b: Operand) -> Array:
+    """a where ``condition`` (bool) holds, else b."""
+    if condition.dtype != np.bool_:
+        raise TypeError(f"where: condition has dtype {condition.dtype}, expected bool")
+    dtype = common_dtype(a, b)
+    return _run("where", (condition, a, b), (np.bool_, dtype, dtype), dtype)
+
+
+def negative(x: Array) -> Array:
+    """-x."""
+    return _unary("negative", x)
+
+
+def absolute(x: Array) -> Array:
+    """|x|."""
+    return _unary("absolute", x)
+
+
+def sign(x: Array) -> Array:
+    """-1, 0 or 1; 0 for NaN, as PyTorch."""
+    return _unary("sign", x)
+
+
+def exp(x: Array) -> Array:
+    """e ** x."""
+    return _unary_float("exp", x)
+
+
+def log(x: Array) -> Array:
+    """Natural logarithm."""
+    return _unary_float("log", x)
+
+
+def sqrt(x: Array) -> Array:
+    """Square root."""
+    return _unary_float("sqrt", x)

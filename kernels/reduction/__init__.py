@@ -1,0 +1,101 @@
+"""Sums and extrema over axes.
+
+    sum      y[kept] = sum over the reduced axes of x
+    max, min y[kept] = the largest, smallest element; NaN if there is one
+    argmax   y[kept] = index of the first largest element along one axis; NaN counts as largest
+
+Arrays have any strides; results are C-contiguous. float32 sums accumulate in float64, in an
+order that depends on the shape alone.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Array, Shape
+from ..backend import implementation
+
+Axes = int | Iterable[int] | None
+
+
+def axes_of(op: str, x: Array, axes: Axes) -> tuple[int, ...]:
+    """Return ``axes`` as sorted, distinct, non-negative ints; None and () mean all, as PyTorch.
+
+    Raises:
+        IndexError: An axis is out of range.
+        ValueError: An axis is named twice.
+    """
+    if axes is None:
+        return tuple(range(x.ndim))
+    given = (axes,) if isinstance(axes, int | np.integer) else tuple(axes)
+    for axis in given:
+        if not -x.ndim <= axis < max(x.ndim, 1):
+            raise IndexError(f"{op}: axis {axis} is out of range for shape {tuple(x.shape)}")
+    result = tuple(sorted(axis % max(x.ndim, 1) for axis in given))
+    if len(set(result)) != len(result):
+        raise ValueError(f"{op}: an axis is named twice in {given}")
+    return (result if x.ndim else ()) or tuple(range(x.ndim))
+
+
+def sum(x: Array, axes: Axes = None, *, keepdims: bool = False) -> Array:
+    """Sum over ``axes``; of bools and ints as int64.
+
+    Raises:
+        IndexError, ValueError: As ``axes_of``.
+    """
+    dtype = x.dtype if x.dtype.kind == "f" else np.dtype(np.int64)
+    return _run("sum", x, axes_of("sum", x, axes), dtype, keepdims)
+
+
+def max(x: Array, axes: Axes = None, *, keepdims: bool = False) -> Array:
+    """Largest element over ``axes``.
+
+    Raises:
+        IndexError, ValueError: As ``axes_of``; ValueError when nothing is left to choose from.
+    """
+    return _run("max", x, _not_empty("max", x, axes), x.dtype, keepdims)
+
+
+def min(x: Array, axes: Axes = None, *, keepdims: bool = False) -> Array:
+    """Smallest element over ``axes``.
+
+    Raises:
+        IndexError, ValueError: As ``axes_of``; ValueError when nothing is left to choose from.
+    """
+    return _run("min", x, _not_empty("min", x, axes), x.dtype, keepdims)
+
+
+def argmax(x: Array, axis: int | None = None, *, keepdims: bool = False) -> Array:
+    """Index, int64, of the first largest element along ``axis``, or of x in C order.
+
+    Raises:
+        IndexError, ValueError: As ``max``.
+    """
+    if axis is None:
+        flat = _run(
+            "argmax", x.reshape(-1), _not_empty("argmax", x.reshape(-1), 0), np.int64, False
+        )
+        return flat.reshape((1,) * x.ndim) if keepdims else flat
+    return _run("argmax", x, _not_empty("argmax", x, axis), np.int64, keepdims)
+
+
+def _not_empty(op: str, x: Array, axes: Axes) -> tuple[int, ...]:
+    reduced = axes_of(op, x, axes)
+    if any(x.shape[axis] == 0 for axis in reduced):
+        raise ValueError(f"{op}: nothing to choose from in shape {tuple(x.shape)}, axes {reduced}")
+    return reduced
+
+
+def _run(name: str, x: Array, axes: tuple[int, ...], dtype: Any, keepdims: bool) -> Array:
+    """Move the reduced axes last and flatten: the implementations see (kept, reduced)."""
+    kept = tuple(axis for axis in range(x.ndim) if axis not in axes)
+    kept_shape: Shape = tuple(x.shape[axis] for axis in kept)
+    reduced = int(np.prod([x.shape[axis] for axis in axes], dtype=np.int64))
+    count = int(np.prod(kept_shape, dtype=np.int64))
+    rows = x.transpose(kept + axes).reshape(count, reduced)
+    y = np.empty_like(x, shape=(count,), dtype=dtype, order="C")
+    getattr(implementation(__name__, x), name)(rows, y)
+    if keepdims:
+        return y.reshape([1 if axis in axes else x.shape[axis] for axis in range(x.ndim)])
+    return y.reshape(kept_shape)
