@@ -54,6 +54,17 @@ def check_layout(op: str, name: str, array: Array | None, shape: Shape) -> None:
         )
 
 
+def check_rank(op: str, rank: int, **arrays: Array) -> None:
+    """Raise unless each of ``arrays`` has ``rank`` axes.
+
+    Raises:
+        ValueError: Naming the op, the argument and its shape.
+    """
+    for name, array in arrays.items():
+        if array.ndim != rank:
+            raise ValueError(f"{op}: {name} must have {rank} axes, got shape {array.shape}")
+
+
 def check_index_range(op: str, **elements: int) -> None:
     """Raise when an array would hold more elements than an int32 index can count.
 

@@ -93,7 +93,7 @@ def why_chosen() -> str:
     return f"the default without a usable GPU (cuda: {why_not('cuda')})"
 
 
-class use_backend:  # noqa: N801 - reads as a function: use_backend("numpy")
+class use_backend:
     """Choose the backend: at once when called, until the block ends in a ``with`` statement.
 
     Args:

@@ -56,10 +56,9 @@ _parallel_region = RLock()
 
 # Only explicit ``prange`` loops run in parallel, and neighbours stay apart: Numba fuses loops
 # whose dependence it does not see, and turns array assignments inside a loop into nested ones.
-_ONLY_PRANGE = {
-    kind: False
-    for kind in ("comprehension", "fusion", "inplace_binop", "numpy", "reduction", "setitem")
-}
+_ONLY_PRANGE = dict.fromkeys(
+    ("comprehension", "fusion", "inplace_binop", "numpy", "reduction", "setitem"), False
+)
 
 
 def jit(function: Callable) -> Any:

@@ -112,10 +112,8 @@ def _phases(length, taps, stride, pad, dilation):
 
 
 def _geometry(size):
-    return np.array(
-        [size.stride_h, size.stride_w, size.pad_top, size.pad_left]
-        + [size.dilation_h, size.dilation_w]
-    )
+    strides, pads = (size.stride_h, size.stride_w), (size.pad_top, size.pad_left)
+    return np.array([*strides, *pads, size.dilation_h, size.dilation_w])
 
 
 def _filters_innermost(w):
@@ -126,7 +124,7 @@ def _filters_innermost(w):
 @parallel_jit
 def _fprop_grouped(x, w, y, geometry, groups):
     stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w = geometry
-    n_y, p_y, q_y, filters = y.shape
+    n_y, p_y, q_y, _ = y.shape
     taps_r, taps_s, group_c = w.shape[:3]
     for line in prange(n_y * p_y):
         n, p = divmod(np.int64(line), p_y)
@@ -159,7 +157,7 @@ def _add_products(y, x, w, c, groups):
 @parallel_jit
 def _dgrad_grouped(grad_y, w, grad_x, geometry, groups):
     stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w = geometry
-    n_x, h_x, w_x, channels = grad_x.shape
+    n_x, h_x, w_x, _ = grad_x.shape
     taps_r, taps_s, group_c, filters = w.shape
     group_k = filters // groups
     for line in prange(n_x * h_x):

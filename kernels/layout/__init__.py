@@ -6,7 +6,7 @@ Layout is read from strides, never stored: a public N C H W array is the transpo
 C-contiguous N H W C memory. Nothing is copied where the memory is right already.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ..arrays import Array
 from ..backend import implementation
 
 
-def copy(x: Array, dtype: Any = None, *, order: str = "K") -> Array:
+def copy(x: Array, dtype: Any = None, *, order: Literal["K", "C"] = "K") -> Array:
     """Return a copy of ``x`` in memory order "K" (as x) or "C", converted to ``dtype``."""
     y = np.empty_like(x, dtype=dtype or x.dtype, order=order)
     fill(y, x)

@@ -87,7 +87,8 @@ def dgrad(grad_y: Array, w: Array) -> Array:
     check_floats("linear", grad_y=grad_y, weight=w)
     if grad_y.shape[1] != w.shape[0]:
         raise ValueError(
-            f"linear: grad_y {tuple(grad_y.shape)} must be (M, K) for weight {tuple(w.shape)} (K, C)"
+            f"linear: grad_y {tuple(grad_y.shape)} must be (M, K) "
+            f"for weight {tuple(w.shape)} (K, C)"
         )
     grad_x = np.empty_like(grad_y, shape=(grad_y.shape[0], w.shape[1]), order="C")
     implementation(__name__, grad_y, w).dgrad(grad_y, w, grad_x)

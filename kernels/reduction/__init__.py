@@ -28,11 +28,12 @@ def axes_of(op: str, x: Array, axes: Axes) -> tuple[int, ...]:
     """
     if axes is None:
         return tuple(range(x.ndim))
+    rank = x.ndim or 1  # a 0-d array may be reduced over its axis 0 or -1, as in PyTorch
     given = (axes,) if isinstance(axes, int | np.integer) else tuple(axes)
     for axis in given:
-        if not -x.ndim <= axis < max(x.ndim, 1):
+        if not -rank <= axis < rank:
             raise IndexError(f"{op}: axis {axis} is out of range for shape {tuple(x.shape)}")
-    result = tuple(sorted(axis % max(x.ndim, 1) for axis in given))
+    result = tuple(sorted(axis % rank for axis in given))
     if len(set(result)) != len(result):
         raise ValueError(f"{op}: an axis is named twice in {given}")
     return (result if x.ndim else ()) or tuple(range(x.ndim))
@@ -73,9 +74,7 @@ def argmax(x: Array, axis: int | None = None, *, keepdims: bool = False) -> Arra
         IndexError, ValueError: As ``max``.
     """
     if axis is None:
-        flat = _run(
-            "argmax", x.reshape(-1), _not_empty("argmax", x.reshape(-1), 0), np.int64, False
-        )
+        flat = _run("argmax", x.reshape(-1), _not_empty("argmax", x, None)[:1], np.int64, False)
         return flat.reshape((1,) * x.ndim) if keepdims else flat
     return _run("argmax", x, _not_empty("argmax", x, axis), np.int64, keepdims)
 
