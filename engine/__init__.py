@@ -1,0 +1,16 @@
+"""Tensor, reverse mode and the functions on tensors."""
+
+from .autograd import enable_grad as enable_grad
+from .autograd import is_grad_enabled as is_grad_enabled
+from .autograd import no_grad as no_grad
+from .autograd import set_grad_enabled as set_grad_enabled
+from .ops import cat as cat
+from .ops import matmul as matmul
+from .ops import maximum as maximum
+from .ops import minimum as minimum
+from .ops import stack as stack
+from .ops import where as where
+from .tensor import Parameter as Parameter
+from .tensor import Tensor as Tensor
+from .tensor import from_dlpack as from_dlpack
+from .tensor import tensor as tensor

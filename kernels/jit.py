@@ -18,6 +18,7 @@ from typing import Any
 import llvmlite
 import numba
 import numpy as np
+from numba.core import config
 
 
 def cache_root() -> Path:
@@ -45,18 +46,18 @@ def is_cold() -> bool:
     return not any(cache_dir().rglob("*.nbc"))
 
 
-numba.config.CACHE_DIR = str(cache_dir())
+setattr(config, "CACHE_DIR", str(cache_dir()))
 
 # OpenMP's idle threads spin, and then starve the threads of NumPy's BLAS: a gather followed by a
 # product took 10 times as long. The workqueue layer sleeps, but it aborts the process when two
 # threads enter parallel code: hence the lock.
-numba.config.THREADING_LAYER = "workqueue"
+setattr(config, "THREADING_LAYER", "workqueue")
 _parallel_region = RLock()
 
 
 # Only explicit ``prange`` loops run in parallel, and neighbours stay apart: Numba fuses loops
 # whose dependence it does not see, and turns array assignments inside a loop into nested ones.
-_ONLY_PRANGE = dict.fromkeys(
+_ONLY_PRANGE: Any = dict.fromkeys(
     ("comprehension", "fusion", "inplace_binop", "numpy", "reduction", "setitem"), False
 )
 

@@ -112,6 +112,12 @@ def add(a: Operand, b: Operand) -> Array:
     return _binary("add", a, b)
 
 
+def accumulate(y: Array, x: Array) -> None:
+    """y += x, in place: for gradients that the engine owns. Shapes are equal."""
+    with np.errstate(all="ignore"):
+        implementation(__name__, y, x).add(y, x, y)
+
+
 def subtract(a: Operand, b: Operand) -> Array:
     """a - b; TypeError for two bools, as PyTorch."""
     if common_dtype(a, b).kind == "b":

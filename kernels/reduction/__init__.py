@@ -74,7 +74,8 @@ def argmax(x: Array, axis: int | None = None, *, keepdims: bool = False) -> Arra
         IndexError, ValueError: As ``max``.
     """
     if axis is None:
-        flat = _run("argmax", x.reshape(-1), _not_empty("argmax", x, None)[:1], np.int64, False)
+        _not_empty("argmax", x, None)
+        flat = _run("argmax", x.reshape(-1), (0,), np.int64, False)
         return flat.reshape((1,) * x.ndim) if keepdims else flat
     return _run("argmax", x, _not_empty("argmax", x, axis), np.int64, keepdims)
 

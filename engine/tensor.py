@@ -1,0 +1,552 @@
+"""Tensor: an array, its gradient, and how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..kernels import layout
+from ..kernels.arrays import Array, Shape
+from ..kernels.backend import array_module, backend_of
+from . import autograd, ops
+from .autograd import Node, Version
+
+
+class Extremes(NamedTuple):
+    """What ``max`` and ``min`` over one axis return."""
+
+    values: Tensor
+    indices: Tensor
+
+
+class Tensor:
+    """An array that remembers the op that made it until ``backward`` has run.
+
+    Args:
+        data: An array, whose memory is shared; or a number or nested lists of numbers, which
+            become float32, int64 or bool; or a Tensor.
+        requires_grad: Whether ``backward`` shall compute a gradient; floating dtypes only.
+
+    Raises:
+        TypeError: ``data`` holds no numbers, or cannot have a gradient.
+    """
+
+    __array_ufunc__ = None  # array + Tensor calls Tensor.__radd__
+    __array_priority__ = 1000
+
+    def __init__(self, data: Any, requires_grad: bool = False) -> None:
+        self.data: Array = data.data if isinstance(data, Tensor) else _as_array(data)
+        self.grad: Tensor | None = None
+        self.requires_grad = False
+        self._node: Node | None = None
+        self._version = data._version if isinstance(data, Tensor) else Version()
+        self._grad_slot: Array | None = None  # the place of the gradient in a flat buffer
+        self._retains_grad = False
+        if requires_grad:
+            self.requires_grad_()
+
+    # What it is
+
+    @property
+    def shape(self) -> Shape:
+        """Public shape, N C H W for images."""
+        return tuple(self.data.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """NumPy dtype of the elements."""
+        return self.data.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self.data.ndim
+
+    @property
+    def backend(self) -> str:
+        """Backend that ops on this tensor run on."""
+        return backend_of(self.data)
+
+    @property
+    def is_leaf(self) -> bool:
+        """True when no recorded op made it."""
+        return self._node is None
+
+    def dim(self) -> int:
+        """Number of axes."""
+        return self.data.ndim
+
+    def size(self, dim: int | None = None) -> Any:
+        """Shape, or the length of one axis."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def numel(self) -> int:
+        """Number of elements."""
+        return int(self.data.size)
+
+    def __len__(self) -> int:
+        if not self.ndim:
+            raise TypeError("a 0-d tensor has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if not self.ndim:
+            raise TypeError("cannot iterate over a 0-d tensor")
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        values = np.array2string(self.numpy(), separator=", ", prefix="Tensor(")
+        facts = f"shape={self.shape}, dtype={self.dtype}, backend={self.backend}"
+        if self._node is not None:
+            facts += f", made_by={self._node.name}"
+        elif self.requires_grad:
+            facts += ", requires_grad=True"
+        join = ",\n       " if "\n" in values or len(values) > 60 else ", "
+        return f"{type(self).__name__}({values}{join}{facts})"
+
+    # To other worlds
+
+    def numpy(self) -> np.ndarray:
+        """Return the values as a NumPy array, sharing memory on a CPU backend.
+
+        The array is read-only when a gradient is tracked: changing it would go unnoticed.
+        """
+        if not isinstance(self.data, np.ndarray):
+            return self.data.get()
+        if not self.requires_grad:
+            return self.data
+        view = self.data.view()
+        view.flags.writeable = False
+        return view
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self.numpy()
+        if dtype is not None and array.dtype != dtype:
+            if copy is False:
+                raise ValueError(f"converting {array.dtype} to {dtype} needs a copy")
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        if self.requires_grad:
+            raise BufferError("a tensor that requires a gradient: export tensor.detach()")
+        return self.data.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.data.__dlpack_device__()
+
+    def item(self) -> Any:
+        """Return the only element as a Python number.
+
+        Raises:
+            ValueError: There is more than one element, or none.
+        """
+        if self.data.size != 1:
+            raise ValueError(f"item: only one element can become a number, got shape {self.shape}")
+        return self.data.item()
+
+    def tolist(self) -> Any:
+        """Return the values as nested lists of Python numbers."""
+        return self.data.tolist()
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in "iub":
+            raise TypeError(f"a {self.dtype} tensor is no index")
+        return int(self.item())
+
+    def __bool__(self) -> bool:
+        if self.data.size != 1:
+            raise ValueError(f"the truth of a tensor of shape {self.shape} is ambiguous")
+        return bool(self.item())
+
+    # Gradients
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Ask for a gradient (or no longer) and return self.
+
+        Raises:
+            TypeError: The dtype is not floating.
+            RuntimeError: A result of recorded ops cannot stop requiring one; use ``detach``.
+        """
+        if requires_grad and self.dtype.kind != "f":
+            raise TypeError(f"only floating tensors can require a gradient, not {self.dtype}")
+        if not requires_grad and self._node is not None:
+            raise RuntimeError("a result requires a gradient if its inputs do; use detach()")
+        self.requires_grad = requires_grad
+        return self
+
+    def retain_grad(self) -> None:
+        """Keep ``grad`` although an op made this tensor."""
+        self._retains_grad = True
+
+    def detach(self) -> Tensor:
+        """Return the same memory, without the history."""
+        return Tensor(self)
+
+    def backward(
+        self,
+        gradient: Any = None,
+        retain_graph: bool = False,
+        create_graph: bool = False,
+    ) -> None:
+        """Add the gradients of this tensor to the ``grad`` of the leaves it was made from.
+
+        Args:
+            gradient: d(loss)/d(self), of the shape of self; may be left out for one element.
+            retain_graph: Keep what the ops captured, for another ``backward``.
+            create_graph: Not supported.
+
+        Raises:
+            RuntimeError: Nothing here requires a gradient, the graph was released by an earlier
+                ``backward``, or a tensor that it needs was changed in place.
+            ValueError: ``gradient`` is missing or has another shape.
+            NotImplementedError: ``create_graph``.
+        """
+        if create_graph:
+            raise NotImplementedError(
+                "backward: create_graph is not supported: gradients are computed by kernels "
+                "that are not recorded, so there are no second derivatives"
+            )
+        if not self.requires_grad:
+            raise RuntimeError("backward: neither this tensor nor its inputs require a gradient")
+        if gradient is None:
+            if self.data.size != 1:
+                raise ValueError(
+                    f"backward: a tensor of shape {self.shape} needs the gradient argument; only "
+                    "one element can do without"
+                )
+            grad = np.ones_like(self.data)
+        else:
+            grad = gradient.data if isinstance(gradient, Tensor) else _as_array(gradient)
+            if tuple(grad.shape) != self.shape:
+                raise ValueError(
+                    f"backward: gradient has shape {tuple(grad.shape)}, expected {self.shape}"
+                )
+            grad = layout.cast(grad, self.dtype)
+        autograd.backward(self, grad, retain_graph=bool(retain_graph))
+
+    # Arithmetic
+
+    def __add__(self, other: Any) -> Tensor:
+        return ops.add(self, other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return ops.add(other, self)
+
+    def __sub__(self, other: Any) -> Tensor:
+        return ops.subtract(self, other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return ops.subtract(other, self)
+
+    def __mul__(self, other: Any) -> Tensor:
+        return ops.multiply(self, other)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return ops.multiply(other, self)
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return ops.divide(self, other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return ops.divide(other, self)
+
+    def __pow__(self, other: Any) -> Tensor:
+        return ops.power(self, other)
+
+    def __rpow__(self, other: Any) -> Tensor:
+        return ops.power(other, self)
+
+    def __matmul__(self, other: Any) -> Tensor:
+        return ops.matmul(self, other)
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return ops.matmul(other, self)
+
+    def __neg__(self) -> Tensor:
+        return ops.negative(self)
+
+    def __pos__(self) -> Tensor:
+        return self
+
+    def __abs__(self) -> Tensor:
+        return ops.absolute(self)
+
+    def __eq__(self, other: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return ops.equal(self, other)
+
+    def __ne__(self, other: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return ops.not_equal(self, other)
+
+    def __lt__(self, other: Any) -> Tensor:
+        return ops.less(self, other)
+
+    def __le__(self, other: Any) -> Tensor:
+        return ops.less_equal(self, other)
+
+    def __gt__(self, other: Any) -> Tensor:
+        return ops.less(other, self)
+
+    def __ge__(self, other: Any) -> Tensor:
+        return ops.less_equal(other, self)
+
+    __hash__ = object.__hash__
+
+    def add(self, other: Any) -> Tensor:
+        """Self + other."""
+        return ops.add(self, other)
+
+    def sub(self, other: Any) -> Tensor:
+        """Self - other."""
+        return ops.subtract(self, other)
+
+    def mul(self, other: Any) -> Tensor:
+        """Self * other."""
+        return ops.multiply(self, other)
+
+    def div(self, other: Any) -> Tensor:
+        """Self / other."""
+        return ops.divide(self, other)
+
+    def pow(self, exponent: Any) -> Tensor:
+        """Self ** exponent."""
+        return ops.power(self, exponent)
+
+    def matmul(self, other: Any) -> Tensor:
+        """Matrix product; ``other`` has at most two axes."""
+        return ops.matmul(self, other)
+
+    def neg(self) -> Tensor:
+        """-self."""
+        return ops.negative(self)
+
+    def abs(self) -> Tensor:
+        """|self|; the gradient at 0 is 0."""
+        return ops.absolute(self)
+
+    def exp(self) -> Tensor:
+        """e ** self."""
+        return ops.exp(self)
+
+    def log(self) -> Tensor:
+        """Natural logarithm."""
+        return ops.log(self)
+
+    def sqrt(self) -> Tensor:
+        """Square root."""
+        return ops.sqrt(self)
+
+    def relu(self) -> Tensor:
+        """max(self, 0)."""
+        return ops.relu(self)
+
+    def sigmoid(self) -> Tensor:
+        """1 / (1 + e ** -self)."""
+        return ops.sigmoid(self)
+
+    def tanh(self) -> Tensor:
+        """Hyperbolic tangent."""
+        return ops.tanh(self)
+
+    # Reductions
+
+    def sum(self, dim: Any = None, keepdim: bool = False) -> Tensor:
+        """Sum over ``dim``: an axis, several, or all (None)."""
+        return ops.sum(self, dim=dim, keepdim=keepdim)
+
+    def mean(self, dim: Any = None, keepdim: bool = False) -> Tensor:
+        """Mean over ``dim``."""
+        return ops.mean(self, dim=dim, keepdim=keepdim)
+
+    def var(self, dim: Any = None, correction: int = 1, keepdim: bool = False) -> Tensor:
+        """Variance over ``dim``; the sum of squares is divided by the count - correction."""
+        return ops.var(self, dim=dim, correction=correction, keepdim=keepdim)
+
+    def std(self, dim: Any = None, correction: int = 1, keepdim: bool = False) -> Tensor:
+        """Standard deviation over ``dim``."""
+        return ops.sqrt(self.var(dim, correction, keepdim))
+
+    def amax(self, dim: Any = None, keepdim: bool = False) -> Tensor:
+        """Largest element over ``dim``; ties share the gradient equally."""
+        return ops.amax(self, dim=dim, keepdim=keepdim)
+
+    def amin(self, dim: Any = None, keepdim: bool = False) -> Tensor:
+        """Smallest element over ``dim``; ties share the gradient equally."""
+        return ops.amin(self, dim=dim, keepdim=keepdim)
+
+    def max(self, dim: int | None = None, keepdim: bool = False) -> Any:
+        """Largest element; with ``dim`` also the index of the first one, as (values, indices)."""
+        return self.amax() if dim is None else Extremes(*ops.max_with_index(self, dim, keepdim))
+
+    def min(self, dim: int | None = None, keepdim: bool = False) -> Any:
+        """Smallest element; with ``dim`` also the index of the first one."""
+        if dim is None:
+            return self.amin()
+        values, indices = ops.max_with_index(ops.negative(self), dim, keepdim)
+        return Extremes(ops.negative(values), indices)
+
+    def argmax(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
+        """Index, int64, of the first largest element."""
+        return ops.argmax(self, dim, keepdim)
+
+    def argmin(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
+        """Index, int64, of the first smallest element."""
+        return ops.argmax(ops.negative(self), dim, keepdim)
+
+    # Shape and type
+
+    def reshape(self, *shape: Any) -> Tensor:
+        """Same elements in C order of the public axes; one length may be -1."""
+        return ops.reshape(self, _sequence(shape))
+
+    view = reshape
+
+    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+        """Merge axes ``start_dim`` to ``end_dim``."""
+        return ops.flatten(self, start_dim, end_dim)
+
+    def permute(self, *dims: Any) -> Tensor:
+        """View with the axes in this order."""
+        return ops.permute(self, _sequence(dims))
+
+    def transpose(self, dim0: int, dim1: int) -> Tensor:
+        """View with two axes swapped."""
+        return ops.transpose(self, dim0, dim1)
+
+    def t(self) -> Tensor:
+        """View of a matrix with its axes swapped; at most two axes."""
+        if self.ndim > 2:
+            raise ValueError(f"t: at most two axes, got shape {self.shape}; use transpose")
+        return self if self.ndim < 2 else ops.transpose(self, 0, 1)
+
+    @property
+    def T(self) -> Tensor:
+        """View with the axes in reverse order."""
+        return ops.permute(self, tuple(reversed(range(self.ndim))))
+
+    def squeeze(self, dim: Any = None) -> Tensor:
+        """View without axes of length 1."""
+        return ops.squeeze(self, dim)
+
+    def unsqueeze(self, dim: int) -> Tensor:
+        """View with a new axis of length 1 at ``dim``."""
+        return ops.unsqueeze(self, dim)
+
+    def expand(self, *shape: Any) -> Tensor:
+        """View with axes of length 1 repeated; -1 keeps a length."""
+        return ops.expand(self, _sequence(shape))
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return ops.getitem(self, _plain_index(index))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if self._node is not None or (self.requires_grad and autograd.is_grad_enabled()):
+            raise RuntimeError(
+                "a tensor whose gradient is tracked cannot be changed in place; use "
+                "convolt.where, or no_grad() on a leaf"
+            )
+        value = value.data if isinstance(value, Tensor) else value
+        self.data[_plain_index(index)] = value
+        self._version.count += 1
+
+    def clone(self) -> Tensor:
+        """Return a copy with its own memory; the gradient flows through."""
+        return ops.clone(self)
+
+    def contiguous(self) -> Tensor:
+        """Return C-contiguous memory of the public shape, self when it is."""
+        return self if self.data.flags.c_contiguous else ops.clone(self, order="C")
+
+    def to(self, dtype: Any) -> Tensor:
+        """Convert to ``dtype``; self when it is."""
+        return self if self.dtype == np.dtype(dtype) else ops.cast(self, dtype=np.dtype(dtype))
+
+    astype = to
+
+    def float(self) -> Tensor:
+        """Convert to float32."""
+        return self.to(np.float32)
+
+    def double(self) -> Tensor:
+        """Convert to float64."""
+        return self.to(np.float64)
+
+    def long(self) -> Tensor:
+        """Convert to int64."""
+        return self.to(np.int64)
+
+    def copy_(self, other: Any) -> Tensor:
+        """Copy values into this tensor's memory, converted and broadcast; a leaf's too.
+
+        Raises:
+            RuntimeError: An op made this tensor and its gradient is tracked.
+            ValueError: The shapes do not fit.
+        """
+        if self._node is not None:
+            raise RuntimeError("copy_: this tensor was made by a recorded op; use detach() first")
+        layout.fill(self.data, other.data if isinstance(other, Tensor) else _as_array(other))
+        self._version.count += 1
+        return self
+
+
+class Parameter(Tensor):
+    """A leaf that layers own and optimizers change."""
+
+    def __init__(self, data: Any, requires_grad: bool = True) -> None:
+        super().__init__(data)
+        self.requires_grad_(requires_grad)
+
+
+def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """Return a Tensor with its own copy of ``data`` on the current backend.
+
+    Raises:
+        TypeError: ``data`` holds no numbers.
+    """
+    data = data.data if isinstance(data, Tensor) else data
+    array = _as_array(data)
+    if dtype is not None:
+        array = array.astype(dtype)
+    return Tensor(array_module().array(array), requires_grad)
+
+
+def from_dlpack(source: Any) -> Tensor:
+    """Return a Tensor that shares the memory of another library's array (DLPack)."""
+    kind = source.__dlpack_device__()[0]
+    return Tensor((np if kind == 1 else array_module()).from_dlpack(source))
+
+
+def _as_array(data: Any) -> Array:
+    if hasattr(data, "__dlpack__") and hasattr(data, "strides") and hasattr(data, "dtype"):
+        if getattr(data.dtype, "kind", "?") not in "biuf":
+            raise TypeError(f"a Tensor holds numbers, not {data.dtype}")
+        return data
+    array = np.asarray(data)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"a Tensor holds numbers, not {type(data).__name__}: {data!r}")
+    if not hasattr(data, "dtype"):  # Python numbers
+        array = array.astype({"f": np.float32, "i": np.int64}.get(array.dtype.kind, array.dtype))
+    module = array_module()
+    return array if module is np else module.asarray(array)
+
+
+def _sequence(given: Sequence[Any]) -> tuple[int, ...]:
+    """Accept f(2, 3) and f((2, 3))."""
+    if len(given) == 1 and isinstance(given[0], Sequence):
+        given = given[0]
+    return tuple(int(x) for x in given)
+
+
+def _plain_index(index: Any) -> Any:
+    """Replace Tensors in an index by their arrays."""
+    if isinstance(index, tuple):
+        return tuple(_plain_index(i) for i in index)
+    return index.data if isinstance(index, Tensor) else index
