@@ -1,5 +1,6 @@
 """Tensor, reverse mode and the functions on tensors."""
 
+from . import functional as functional
 from .autograd import enable_grad as enable_grad
 from .autograd import is_grad_enabled as is_grad_enabled
 from .autograd import no_grad as no_grad

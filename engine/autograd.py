@@ -138,7 +138,10 @@ def differentiable(
         arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
         data, vjps = op(*arrays, **options)
         result = Tensor(data)
-        if _grad_enabled.get() and any(p is not None and p.requires_grad for p in parents):
+        if _grad_enabled.get() and any(
+            p is not None and p.requires_grad and vjp is not None
+            for p, vjp in zip(parents, vjps, strict=True)
+        ):
             kept = [
                 (f"input {i} of shape {p.shape}", p._version)
                 for i, p in enumerate(parents)

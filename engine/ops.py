@@ -168,15 +168,7 @@ def _compare(name: str) -> Any:
 
     op.__name__ = name
     op.__doc__ = f"Element-wise {name}, as bool; has no gradient."
-    return _without_gradient(differentiable(op, keeps=()))
-
-
-def _without_gradient(op: Any) -> Any:
-    def plain(*inputs: Any) -> Tensor:
-        return op(*(x.detach() if isinstance(x, _tensor.Tensor) else x for x in inputs))
-
-    plain.__name__, plain.__doc__ = op.__name__, op.__doc__
-    return plain
+    return differentiable(op, keeps=())
 
 
 equal = _compare("equal")
@@ -220,13 +212,13 @@ def tanh(x: Array) -> Any:
 
 
 @differentiable
-def product(x: Array, w: Array, bias: Array | None = None) -> Any:
+def product(x: Array, w: Array, bias: Array | None) -> Any:
     """x (M, C) times the transpose of w (K, C), plus the bias (K,): y (M, K)."""
     return linear.fprop(x, w, bias), (
         lambda g: linear.dgrad(g, w),
         lambda g: linear.wgrad(g, x),
         lambda g: reduction.sum(g, 0),
-    )[: 2 if bias is None else 3]
+    )
 
 
 def matmul(a: Any, b: Any) -> Tensor:
@@ -243,7 +235,7 @@ def matmul(a: Any, b: Any) -> Tensor:
         )
     rows = reshape(a, (-1, a.shape[-1]) if a.shape[-1] else (int(np.prod(a.shape[:-1])), 0))
     columns = b if b.ndim == 2 else unsqueeze(b, 1)
-    y = product(rows, transpose(columns, 0, 1))
+    y = product(rows, transpose(columns, 0, 1), None)
     return reshape(y, (*a.shape[:-1], *b.shape[1:]))
 
 
@@ -467,9 +459,10 @@ def getitem(x: Tensor, index: Any) -> Tensor:
 
 @differentiable(keeps=())
 def _getitem(x: Array, *, index: Any) -> Any:
-    y = indexing.forward(x, index)
-    y = y if hasattr(y, "shape") and y.shape != () else np.asarray(y, like=x)
-    return y, (lambda g: indexing.backward(g, index, x.shape),)
+    parts = index if isinstance(index, tuple) else (index,)
+    if not any(part is Ellipsis for part in parts):
+        parts = (*parts, Ellipsis)  # one element is then a 0-d array, not a scalar
+    return indexing.forward(x, parts), (lambda g: indexing.backward(g, index, x.shape),)
 
 
 def _shares(view: Tensor, x: Tensor) -> Tensor:
