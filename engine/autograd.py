@@ -13,7 +13,6 @@ from contextvars import ContextVar
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
-
 from ..kernels import elementwise, layout
 from ..kernels.arrays import Array
 from ..kernels.backend import current_backend, pinned
@@ -223,5 +222,3 @@ def _topological_order(root: Tensor) -> list[Tensor]:
             if tensor._node is not None:
                 stack.extend((p, False) for p in tensor._node.parents if p is not None)
     return order
-
-

@@ -95,9 +95,7 @@ def conv2d(
     weight = _as_tensor("conv2d", weight)
     if weight.ndim != 4:
         raise ValueError(f"conv2d: weight must be (K, C/groups, R, S), got shape {weight.shape}")
-    y = _conv2d(
-        x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
-    )
+    y = _conv2d(x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
     return ops.squeeze(y, 0) if added else y
 
 
@@ -338,10 +336,10 @@ def batch_norm(
     if x.ndim < 2:
         raise ValueError(f"batch_norm: input must be (N, C, ...), got shape {x.shape}")
     if not training and (running_mean is None or running_var is None):
-        raise ValueError(
-            "batch_norm: without training, running_mean and running_var are needed"
-        )
-    running = [None if r is None else _as_tensor("batch_norm", r) for r in (running_mean, running_var)]
+        raise ValueError("batch_norm: without training, running_mean and running_var are needed")
+    running = [
+        None if r is None else _as_tensor("batch_norm", r) for r in (running_mean, running_var)
+    ]
     y = _batch_norm(
         x,
         weight,

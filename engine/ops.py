@@ -330,9 +330,7 @@ def take_along(x: Array, *, indices: Array, axis: int) -> Any:
 
 @differentiable(keeps=())
 def _reshape(x: Array, *, shape: Shape) -> Any:
-    return layout.contiguous(x).reshape(shape), (
-        lambda g: layout.contiguous(g).reshape(x.shape),
-    )
+    return layout.contiguous(x).reshape(shape), (lambda g: layout.contiguous(g).reshape(x.shape),)
 
 
 def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:

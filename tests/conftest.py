@@ -21,3 +21,30 @@ def backend(request):
 @pytest.fixture
 def rng():
     return np.random.default_rng(20261121)
+
+
+@pytest.fixture
+def nan_results(monkeypatch):
+    """Fill what a contract allocates with NaN, so that an element left unwritten shows.
+
+    ``with nan_results(contract):`` patches ``np.empty_like`` inside that module.
+    """
+    from contextlib import contextmanager
+
+    class Poisoned:
+        def __getattr__(self, name):
+            return getattr(np, name)
+
+        @staticmethod
+        def empty_like(*args, **kwargs):
+            array = np.empty_like(*args, **kwargs)
+            array.fill(np.nan if array.dtype.kind == "f" else np.iinfo(array.dtype).max)
+            return array
+
+    @contextmanager
+    def poison(contract):
+        with monkeypatch.context() as patch:
+            patch.setattr(contract, "np", Poisoned())
+            yield
+
+    return poison

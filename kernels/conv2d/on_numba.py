@@ -104,11 +104,14 @@ def _gather(image, row_offsets, col_offsets, row_step, col_step, height, first, 
 
 
 def _phases(length, taps, stride, pad, dilation):
-    """Yield (first pixel, taps, their offsets in grad_y, number of pixels) of each phase."""
+    """Return (first pixel, taps, their offsets in grad_y, number of pixels) of each phase."""
+    phases = []
     for phase in range(min(stride, length)):
         distance = phase + pad - np.arange(taps) * dilation
         touching = np.flatnonzero(distance % stride == 0)
-        yield phase, touching, distance[touching] // stride, len(range(phase, length, stride))
+        pixels = len(range(phase, length, stride))
+        phases.append((phase, touching, distance[touching] // stride, pixels))
+    return phases
 
 
 def _geometry(size):

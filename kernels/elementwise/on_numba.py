@@ -1,10 +1,6 @@
-"""elementwise on the CPU. NumPy's loops for these are vectorized already and bound by memory;
-what NumPy would need several passes for is compiled here.
-"""
+"""elementwise on the CPU: NumPy's own loops for these are vectorized and bound by memory."""
 
 import numpy as np
-
-from ..jit import elementwise
 
 
 def add(a, b, y):
@@ -52,7 +48,8 @@ def less_equal(a, b, y):
 
 
 def where(condition, a, b, y):
-    _where(condition, a, b, out=y)
+    np.copyto(y, b)
+    np.copyto(y, a, where=condition)
 
 
 def negative(x, y):
@@ -64,7 +61,8 @@ def absolute(x, y):
 
 
 def sign(x, y):
-    _sign(x, out=y)
+    np.greater(x, 0, out=y, casting="unsafe")
+    y -= x < 0
 
 
 def exp(x, y):
@@ -77,14 +75,3 @@ def log(x, y):
 
 def sqrt(x, y):
     np.sqrt(x, out=y)
-
-
-@elementwise
-def _where(condition, a, b):
-    return a if condition else b
-
-
-@elementwise
-def _sign(x):
-    zero = x - x if x == x else x * 0
-    return zero + (x > 0) - (x < 0)

@@ -1,0 +1,203 @@
+"""conv2d: definition against brute force, backends against the definition, adjoints, errors."""
+
+import numpy as np
+import pytest
+from tolerance import assert_within
+
+from convolt.kernels import conv2d
+from convolt.kernels.backend import use_backend
+from convolt.kernels.conv2d import Conv2dSize
+
+# name: (x (N,H,W,C), w (K,R,S,C/G), window)
+CASES = {
+    "3x3_same": ((2, 5, 6, 3), (4, 3, 3, 3), {"padding": 1}),
+    "1x1": ((2, 5, 6, 3), (4, 1, 1, 3), {}),
+    "one_of_everything": ((1, 1, 1, 1), (1, 1, 1, 1), {}),
+    "stride_over_the_edge": ((2, 7, 6, 3), (4, 3, 3, 3), {"stride": 2, "padding": 1}),
+    "stride_larger_than_kernel": ((2, 7, 11, 3), (2, 2, 2, 3), {"stride": 3}),
+    "stride_larger_than_image": ((1, 2, 3, 1), (2, 1, 1, 1), {"stride": 5}),
+    "strides_differ": ((1, 9, 8, 2), (3, 3, 2, 2), {"stride": (2, 3), "padding": (1, 0)}),
+    "filter_larger_than_image": ((1, 3, 3, 2), (2, 7, 7, 2), {"padding": 3}),
+    "dilation": ((1, 9, 7, 3), (2, 3, 2, 3), {"dilation": (2, 3), "padding": 2}),
+    "dilation_and_stride": ((1, 11, 10, 2), (3, 3, 3, 2), {"dilation": 2, "stride": 2}),
+    "dilation_multiple_of_stride": ((1, 9, 9, 2), (2, 3, 3, 2), {"dilation": 2, "stride": 4}),
+    "same_even_kernel": ((1, 5, 6, 2), (3, 4, 2, 2), {"padding": "same"}),
+    "same_dilated": ((1, 5, 6, 2), (3, 3, 2, 2), {"padding": "same", "dilation": (1, 3)}),
+    "valid": ((1, 5, 6, 2), (3, 3, 3, 2), {"padding": "valid"}),
+    "wide_padding": ((1, 2, 2, 1), (2, 3, 3, 1), {"padding": (4, 3)}),
+    "groups": ((2, 5, 4, 6), (4, 3, 3, 3), {"groups": 2, "padding": 1}),
+    "depthwise": ((2, 5, 7, 5), (5, 3, 3, 1), {"groups": 5, "stride": 2, "padding": 1}),
+    "depthwise_multiplier": ((1, 6, 5, 3), (6, 2, 3, 1), {"groups": 3, "dilation": 2}),
+    "primes": ((3, 13, 11, 7), (5, 3, 5, 7), {"stride": (1, 2), "padding": (1, 2)}),
+    "row": ((2, 1, 17, 3), (4, 1, 5, 3), {"padding": (0, 2)}),
+    "empty_batch": ((0, 5, 6, 3), (4, 3, 3, 3), {}),
+}
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+def problem(request, rng):
+    x_shape, w_shape, window = request.param
+    size = Conv2dSize.of(x_shape, w_shape, **window)
+    return size, rng.standard_normal(x_shape), rng.standard_normal(w_shape)
+
+
+def taps(size):
+    """Yield (y index, k) and the (x index, w index) pairs that it sums, from the equation."""
+    group_k, group_c = size.k // size.groups, size.c // size.groups
+    for n, p, q, k in np.ndindex(size.y_shape):
+        pairs = []
+        for r, s, c in np.ndindex(size.r, size.s, group_c):
+            h = p * size.stride_h + r * size.dilation_h - size.pad_top
+            w = q * size.stride_w + s * size.dilation_w - size.pad_left
+            if 0 <= h < size.h and 0 <= w < size.w:
+                pairs.append(((n, h, w, k // group_k * group_c + c), (k, r, s, c)))
+        yield (n, p, q, k), pairs
+
+
+def by_hand(size, x, w, bias, grad_y):
+    """y, grad_x and grad_w by loops over the equation and its transposes."""
+    y, grad_x, grad_w = np.zeros(size.y_shape), np.zeros(size.x_shape), np.zeros(size.w_shape)
+    for i, pairs in taps(size):
+        y[i] = bias[i[3]]
+        for j, l in pairs:
+            y[i] += x[j] * w[l]
+            grad_x[j] += grad_y[i] * w[l]
+            grad_w[l] += grad_y[i] * x[j]
+    return y, grad_x, grad_w
+
+
+def run(size, x, w, bias, grad_y):
+    return (
+        conv2d.fprop(x, w, bias, size),
+        conv2d.dgrad(grad_y, w, size),
+        conv2d.wgrad(grad_y, x, size),
+    )
+
+
+def lengths(size):
+    """Terms of one sum of y, grad_x, grad_w."""
+    taps = size.r * size.s
+    return taps * size.c // size.groups + 1, taps * size.k // size.groups, size.n * size.p * size.q
+
+
+def test_the_definition_equals_the_equation(problem, rng):
+    size, x, w = problem
+    bias, grad_y = rng.standard_normal(size.k), rng.standard_normal(size.y_shape)
+    expected = by_hand(size, x, w, bias, grad_y)
+    magnitude = by_hand(size, abs(x), abs(w), abs(bias), abs(grad_y))
+    with use_backend("numpy"):
+        got = run(size, x, w, bias, grad_y)
+    for g, e, m, length in zip(got, expected, magnitude, lengths(size), strict=True):
+        assert_within(g, e, m, length)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numba_equals_the_definition(problem, rng, dtype, nan_results):
+    size, x, w = problem
+    arrays = [x, w, rng.standard_normal(size.k), rng.standard_normal(size.y_shape)]
+    arrays = [a.astype(dtype) for a in arrays]
+    wide = [a.astype(np.float64) for a in arrays]
+    with use_backend("numpy"):
+        expected, magnitude = run(size, *wide), run(size, *map(abs, wide))
+    with use_backend("numba"), nan_results(conv2d):
+        got = run(size, *arrays)
+    for g, e, m, length in zip(got, expected, magnitude, lengths(size), strict=True):
+        assert g.dtype == dtype
+        assert_within(g, e, m, length)
+
+
+def test_integers_give_equal_bits(problem, rng):
+    size, x, w = problem
+    arrays = [rng.integers(-4, 5, a.shape).astype(np.float32) for a in (x, w)]
+    arrays += [rng.integers(-4, 5, s).astype(np.float32) for s in (size.k, size.y_shape)]
+    with use_backend("numpy"):
+        expected = run(size, *arrays)
+    with use_backend("numba"):
+        got = run(size, *arrays)
+    for g, e in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(g, e)
+
+
+def test_dgrad_and_wgrad_are_adjoints_of_fprop(backend, problem, rng):
+    size, x, w = problem
+    grad_y = rng.standard_normal(size.y_shape)
+    y, grad_x, grad_w = run(size, x, w, None, grad_y)
+    scale = np.vdot(abs(grad_y), abs(y)) + 1e-300
+    assert abs(np.vdot(grad_x, x) - np.vdot(grad_y, y)) <= 1e-12 * scale
+    assert abs(np.vdot(grad_w, w) - np.vdot(grad_y, y)) <= 1e-12 * scale
+
+
+def test_results_do_not_depend_on_the_chunks(rng, monkeypatch):
+    from convolt.kernels.conv2d import on_numba
+
+    size = Conv2dSize.of((3, 13, 11, 7), (5, 3, 5, 7), stride=2, padding=2)
+    x, w = rng.integers(-4, 5, size.x_shape) * 1.0, rng.integers(-4, 5, size.w_shape) * 1.0
+    grad_y = rng.integers(-4, 5, size.y_shape) * 1.0
+    with use_backend("numba"):
+        expected = run(size, x, w, None, grad_y)
+        monkeypatch.setattr(on_numba, "CHUNK_BYTES", 1)  # one line of windows at a time
+        for g, e in zip(run(size, x, w, None, grad_y), expected, strict=True):
+            np.testing.assert_array_equal(g, e)
+
+
+def test_counts():
+    size = Conv2dSize.of((2, 32, 32, 3), (10, 5, 5, 3), padding=2)
+    assert size.y_shape == (2, 32, 32, 10)
+    assert size.multiply_adds == 2 * 32 * 32 * 10 * 5 * 5 * 3
+    assert size.flops == 2 * size.multiply_adds
+    assert size.bytes(4) == 4 * (2 * 32 * 32 * 3 + 10 * 5 * 5 * 3 + 2 * 32 * 32 * 10)
+    assert Conv2dSize.of((1, 8, 8, 4), (6, 3, 3, 2), groups=2).multiply_adds == 36 * 6 * 9 * 2
+
+
+X, W = (1, 5, 5, 4), (4, 3, 3, 4)
+BAD = {
+    "stride_0": (X, W, {"stride": 0}, ValueError, "stride must be >= 1"),
+    "stride_float": (X, W, {"stride": 1.5}, TypeError, "stride must be an int"),
+    "stride_bool": (X, W, {"stride": True}, TypeError, "stride must be an int"),
+    "stride_triple": (X, W, {"stride": (1, 2, 3)}, ValueError, "pair"),
+    "negative_padding": (X, W, {"padding": -1}, ValueError, "padding must be >= 0"),
+    "padding_word": (X, W, {"padding": "full"}, ValueError, "'same', 'valid'"),
+    "same_with_stride": (X, W, {"padding": "same", "stride": 2}, ValueError, "stride 1"),
+    "dilation_0": (X, W, {"dilation": 0}, ValueError, "dilation must be >= 1"),
+    "groups_0": (X, W, {"groups": 0}, ValueError, "groups must be >= 1"),
+    "groups_float": (X, W, {"groups": 2.0}, TypeError, "groups must be an int"),
+    "groups_do_not_divide": (X, (4, 3, 3, 1), {"groups": 3}, ValueError, "divisible by groups=3"),
+    "channels": (
+        (8, 32, 32, 3),
+        (16, 3, 3, 4),
+        {},
+        ValueError,
+        r"conv2d: x has 3 channels \(8, 3, 32, 32\) but weight expects 4 \(16, 4, 3, 3\); change",
+    ),
+    "window_too_high": ((1, 2, 5, 4), W, {}, ValueError, "window is 3 pixels high"),
+    "window_too_wide": (X, W, {"dilation": (1, 3)}, ValueError, "window is 7 pixels wide"),
+    "empty_image": ((1, 0, 5, 4), W, {}, ValueError, "pixels high"),
+    "empty_filter": (X, (4, 0, 3, 4), {}, ValueError, "empty axis"),
+    "rank": ((5, 5, 4), W, {}, ValueError, "4 axes"),
+    "too_many_elements": ((4096, 1024, 1024, 4), W, {}, ValueError, "int32"),
+}
+
+
+@pytest.mark.parametrize("case", BAD.values(), ids=BAD.keys())
+def test_bad_sizes_are_refused(case):
+    x_shape, w_shape, window, error, message = case
+    with pytest.raises(error, match=message):
+        Conv2dSize.of(x_shape, w_shape, **window)
+
+
+def test_bad_arrays_are_refused_and_the_next_call_is_right(backend):
+    size = Conv2dSize.of(X, W)
+    x, w = np.ones(X), np.ones(W)
+    with pytest.raises(TypeError, match="weight has dtype float32 but x has float64"):
+        conv2d.fprop(x, w.astype(np.float32), None, size)
+    with pytest.raises(TypeError, match="float16; float32 or float64 is needed"):
+        conv2d.fprop(x.astype(np.float16), w.astype(np.float16), None, size)
+    with pytest.raises(TypeError, match="int64"):
+        conv2d.fprop(x.astype(np.int64), w, None, size)
+    with pytest.raises(ValueError, match=r"bias has shape \(3,\)"):
+        conv2d.fprop(x, w, np.ones(3), size)
+    with pytest.raises(ValueError, match="grad_y has shape"):
+        conv2d.dgrad(np.ones((1, 5, 5, 4)), w, size)
+    with pytest.raises(ValueError, match="not C-contiguous"):
+        conv2d.fprop(np.asfortranarray(x), w, None, size)
+    np.testing.assert_array_equal(conv2d.fprop(x, w, None, size), np.full((1, 3, 3, 4), 36.0))
