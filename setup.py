@@ -1,4 +1,4 @@
-"""Build rule only (metadata is in pyproject.toml): the repository root is the package ``convolt``."""
+"""How to build: the repository root is the package ``convolt``. Metadata: pyproject.toml."""
 
 from pathlib import Path
 
@@ -12,6 +12,7 @@ class BuildPackage(build_py):
     """Leave this file out of the wheel, where it would be ``convolt/setup.py``."""
 
     def find_package_modules(self, package, package_dir):
+        """Return the modules of a package, without this file."""
         modules = super().find_package_modules(package, package_dir)
         return [m for m in modules if Path(m[2]).resolve() != Path(__file__).resolve()]
 

@@ -59,10 +59,10 @@ def by_hand(size, x, w, bias, grad_y):
     y, grad_x, grad_w = np.zeros(size.y_shape), np.zeros(size.x_shape), np.zeros(size.w_shape)
     for i, pairs in taps(size):
         y[i] = bias[i[3]]
-        for j, l in pairs:
-            y[i] += x[j] * w[l]
-            grad_x[j] += grad_y[i] * w[l]
-            grad_w[l] += grad_y[i] * x[j]
+        for j, tap in pairs:
+            y[i] += x[j] * w[tap]
+            grad_x[j] += grad_y[i] * w[tap]
+            grad_w[tap] += grad_y[i] * x[j]
     return y, grad_x, grad_w
 
 
