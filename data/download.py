@@ -19,14 +19,17 @@ def cache_folder(name: str) -> Path:
     return Path(pooch.os_cache("convolt")) / name
 
 
-def fetch(filename: str, sha256: str, mirrors: Sequence[str], folder: Path) -> Path:
+def fetch(
+    filename: str, sha256: str, mirrors: Sequence[str], folder: Path, together: Sequence[str] = ()
+) -> Path:
     """The path of ``filename`` in ``folder``, downloaded unless it is there already.
 
     ``mirrors`` are the URLs of folders, tried in order. A download that was interrupted, by an
     error or by the end of the process, goes on where it stopped. A file that is in ``folder``
     but has another SHA-256 is downloaded again. Processes take turns.
 
-    Raises ConnectionError, with what to do, when no mirror gives the file.
+    Raises ConnectionError, with what to do, when no mirror gives the file; ``together`` are the
+    files of the data set, which it then names.
     """
     import requests
     import urllib3
@@ -38,14 +41,15 @@ def fetch(filename: str, sha256: str, mirrors: Sequence[str], folder: Path) -> P
             try:
                 return _fetch_from(mirror + filename, filename, sha256, folder)
             except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
-                failures.append(f"  {mirror}{filename}: {type(error).__name__}: {error}")
+                reason = str(error).rpartition("Caused by ")[2]
+                failures.append(f"  {mirror}{filename}: {type(error).__name__}: {reason}")
     raise ConnectionError(
         f"{filename} could not be downloaded from any of its {len(mirrors)} mirrors:\n"
         + "\n".join(failures)
         + f"\nWhen the network is back, run this again: it goes on where it stopped. To work "
-        f"without a network, get {filename} (SHA-256 {sha256}) with another machine and put it "
-        f"into {folder}, or put all files of the data set into a folder of your own and pass "
-        f"it as --data-dir (root= in Python)."
+        f"without a network, get {filename} (SHA-256 {sha256}) by another machine and put it "
+        f"into {folder}; or put {', '.join(together or (filename,))} into a folder of your own and "
+        f"pass that as --data-dir (root= in Python)."
     )
 
 

@@ -93,9 +93,10 @@ def load_idx(name: str, root: str | os.PathLike[str] | None) -> tuple[Dataset, D
     """
     source = SOURCES[name]
     if root is None:
+        files = [f"{part}.gz" for part in PARTS]
         paths = [
-            fetch(f"{part}.gz", sha256, source.mirrors, cache_folder(name))
-            for part, sha256 in zip(PARTS, source.sha256, strict=True)
+            fetch(file, sha256, source.mirrors, cache_folder(name), files)
+            for file, sha256 in zip(files, source.sha256, strict=True)
         ]
     else:
         paths = _local_paths(name, Path(root))

@@ -159,11 +159,19 @@ def test_contents_are_never_decompressed_on_the_way(server, tmp_path):
 def test_the_offline_message_says_what_to_do(server, unreachable, tmp_path):
     urls = [unreachable, *mirrors(server, "missing", "other")]
     with pytest.raises(ConnectionError) as raised:
-        fetch("data.bin", SHA256, urls, tmp_path)
+        fetch("data.bin", SHA256, urls, tmp_path, ["data.bin", "labels.bin"])
     message = str(raised.value)
     for url in urls:
         assert f"{url}data.bin: " in message
-    for part in ("404", "hash", SHA256, str(tmp_path), "--data-dir", "any of its 3 mirrors"):
+    for part in (
+        "404",
+        "hash",
+        SHA256,
+        str(tmp_path),
+        "data.bin, labels.bin",
+        "--data-dir",
+        "its 3 mirrors",
+    ):
         assert part in message
     assert not (tmp_path / "data.bin").exists()
 
