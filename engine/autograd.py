@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..kernels import elementwise, layout
 from ..kernels.arrays import Array
 from ..kernels.backend import current_backend, pinned
@@ -134,7 +136,7 @@ def differentiable(
     def lifted(*inputs: Any, **options: Any) -> Tensor:
         Tensor = _tensor.Tensor
         parents = tuple(x if isinstance(x, Tensor) else None for x in inputs)
-        arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
+        arrays = [x.data if isinstance(x, Tensor) else _plain(x) for x in inputs]
         data, vjps = op(*arrays, **options)
         result = Tensor(data)
         if _grad_enabled.get() and any(
@@ -153,6 +155,11 @@ def differentiable(
         return result
 
     return lifted
+
+
+def _plain(x: Any) -> Any:
+    """Turn a NumPy scalar, which is neither an array nor a number of Python, into the latter."""
+    return x.item() if isinstance(x, np.generic) else x
 
 
 def jointly(backward: Callable[[Array], tuple[Array, ...]], count: int) -> tuple[Vjp, ...]:

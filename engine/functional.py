@@ -440,10 +440,10 @@ def softmax(input: Tensor, dim: int | None = None) -> Tensor:
 
 
 @differentiable(keeps=(0,))
-def _cross_entropy(x: Array, *, target: Array, **options: Any) -> Any:
+def _cross_entropy(x: Array, *, target: Array, reduction: str, **options: Any) -> Any:
     rows = layout.contiguous(np.moveaxis(x, 1, -1)).reshape(-1, x.shape[1])
     public = (x.shape[0], *x.shape[2:], x.shape[1])
-    loss, saved = _cross_entropy_kernel.forward(rows, target, **options)
+    loss, saved = _cross_entropy_kernel.forward(rows, target, reduction=reduction, **options)
 
     def grad_x(g: Array) -> Array:
         g = layout.contiguous(g).reshape(loss.shape)

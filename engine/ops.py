@@ -83,7 +83,8 @@ def power(a: Operand, b: Operand) -> Any:
     def grad_a(g: Array) -> Array:
         if not hasattr(b, "dtype") and b == 0:
             return np.zeros_like(a)
-        slope = elementwise.multiply(b, elementwise.power(a, elementwise.subtract(b, 1)))
+        less = elementwise.subtract(b, 1) if hasattr(b, "dtype") else b - 1
+        slope = elementwise.multiply(b, elementwise.power(a, less))
         if hasattr(b, "dtype"):
             slope = elementwise.where(elementwise.equal(b, 0), 0.0, slope)
         return _to_shape_of(elementwise.multiply(g, slope), a)

@@ -1,0 +1,253 @@
+"""Reverse mode: the walk, what it keeps and releases, and what it refuses."""
+
+import gc
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+import convolt
+from convolt import Tensor, functional
+from convolt.engine.autograd import differentiable, jointly
+from convolt.kernels.backend import use_backend
+
+
+def leaf(value):
+    return Tensor(np.array(value, np.float64), requires_grad=True)
+
+
+def test_a_tensor_used_twice_accumulates_both_gradients():
+    x = leaf(3.0)
+    (x * (x * x)).backward()
+    assert x.grad.item() == 27.0
+
+
+def test_gradients_accumulate_over_calls_until_cleared():
+    x = leaf([1.0, 2.0])
+    (x * x).sum().backward()
+    (3 * x).sum().backward()
+    np.testing.assert_array_equal(x.grad, [5.0, 7.0])
+    x.grad = None
+    x.sum().backward()
+    np.testing.assert_array_equal(x.grad, [1.0, 1.0])
+
+
+def test_a_gradient_given_by_the_user_is_copied_not_kept():
+    x, grad = leaf([1.0, 2.0]), np.array([5.0, 6.0])
+    (x + 0.0).backward(grad)
+    x.backward(grad)  # a leaf itself
+    np.testing.assert_array_equal(x.grad, [10.0, 12.0])
+    np.testing.assert_array_equal(grad, [5.0, 6.0])
+
+
+def test_vjps_of_inputs_without_gradient_do_not_run():
+    def refuse(g):
+        raise AssertionError("not needed")
+
+    @differentiable
+    def product(a, b):
+        return a * b, (refuse, lambda g: g * a)
+
+    a, b = Tensor(np.array([2.0])), leaf([5.0])
+    product(a, b).backward()
+    assert (a.grad, b.grad.item()) == (None, 2.0)
+
+
+def test_jointly_runs_a_shared_backward_once_a_call():
+    runs = []
+
+    @differentiable
+    def product(a, b):
+        return a * b, jointly(lambda g: runs.append(1) or (g * b, g * a), 2)
+
+    a, b = leaf([2.0]), leaf([5.0])
+    product(a, b).backward()
+    assert (a.grad.item(), b.grad.item(), len(runs)) == (5.0, 2.0, 1)
+
+
+def test_a_graph_deeper_than_the_recursion_limit():
+    x = y = leaf(0.0)
+    for _ in range(5000):
+        y = y + 1.0
+    y.backward()
+    assert x.grad.item() == 1.0
+
+
+def test_backward_releases_what_the_ops_captured():
+    x = leaf(np.ones(4))
+    captured = np.arange(4.0)
+    gone = weakref.ref(captured)
+    y = x * captured
+    del captured
+    gc.collect()
+    assert gone() is not None
+    y.sum().backward()
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_second_backward_needs_retain_graph():
+    x = leaf(2.0)
+    y = x * x
+    y.backward(retain_graph=True)
+    y.backward()
+    assert x.grad.item() == 8.0
+    with pytest.raises(RuntimeError, match=r"multiply: .*retain_graph=True"):
+        y.backward()
+
+
+def test_no_grad_and_enable_grad_as_blocks_and_decorators():
+    x = leaf(2.0)
+    with convolt.no_grad():
+        assert not (x * x).requires_grad
+        with convolt.enable_grad():
+            assert (x * x).requires_grad
+        assert not convolt.is_grad_enabled()
+
+    @convolt.no_grad()
+    def square(x):
+        return x * x
+
+    assert not square(x).requires_grad
+    assert not square(x).requires_grad  # the decorator may be entered again
+    assert (x * x).requires_grad
+    with convolt.set_grad_enabled(False):
+        assert not (x * x).requires_grad
+
+
+def test_no_grad_is_restored_after_an_error():
+    with pytest.raises(KeyError), convolt.no_grad():
+        raise KeyError
+    assert convolt.is_grad_enabled()
+
+
+def test_no_grad_holds_in_its_own_thread_only():
+    seen = []
+    with convolt.no_grad():
+        thread = threading.Thread(target=lambda: seen.append(convolt.is_grad_enabled()))
+        thread.start()
+        thread.join()
+    assert seen == [True]
+
+
+def test_detach_shares_memory_and_cuts_the_graph():
+    x = leaf([1.0, 2.0])
+    y = (x * x).detach()
+    assert not y.requires_grad
+    (x * y).sum().backward()
+    np.testing.assert_array_equal(x.grad, y.numpy())
+    assert np.shares_memory(x.detach().numpy(), x.data)
+
+
+def test_retain_grad_keeps_the_gradient_of_a_result():
+    x = leaf(3.0)
+    y = x * x
+    y.retain_grad()
+    (2.0 * y).backward()
+    assert (y.grad.item(), x.grad.item()) == (2.0, 12.0)
+    z = x * x
+    z.backward()
+    assert z.grad is None
+
+
+def test_what_backward_refuses():
+    x = leaf([1.0, 2.0])
+    with pytest.raises(RuntimeError, match="require a gradient"):
+        Tensor([1.0]).backward()
+    with pytest.raises(ValueError, match="needs the gradient argument"):
+        (x * x).backward()
+    with pytest.raises(ValueError, match=r"gradient has shape \(3,\), expected \(2,\)"):
+        (x * x).backward(np.ones(3))
+    with pytest.raises(NotImplementedError, match="create_graph"):
+        (x * x).sum().backward(create_graph=True)
+    (x * x).sum().backward()
+    np.testing.assert_array_equal(x.grad, [2.0, 4.0])
+
+
+def test_a_tracked_tensor_cannot_be_changed_in_place():
+    x = leaf([1.0, 2.0])
+    y = x * x
+    for tracked in (x, y):
+        with pytest.raises(RuntimeError, match="cannot be changed in place"):
+            tracked[0] = 5.0
+    with pytest.raises(ValueError, match="read-only"):
+        y.numpy()[0] = 5.0
+    with pytest.raises(RuntimeError, match="copy_"):
+        y.copy_([1.0, 1.0])
+
+
+@pytest.mark.parametrize("change", ["setitem", "copy_", "view", "detached"])
+def test_backward_after_an_in_place_change_of_what_it_needs_is_refused(change):
+    x = leaf([1.0, 2.0])
+    y = (x * x).sum()
+    with convolt.no_grad():
+        if change == "setitem":
+            x[0] = 7.0
+        elif change == "copy_":
+            x.copy_([7.0, 7.0])
+        elif change == "view":
+            x.detach()[:1][0] = 7.0
+        else:
+            x.detach()[0] = 7.0
+    with pytest.raises(RuntimeError, match=r"multiply: input 0 .* changed in place"):
+        y.backward()
+    (x * x).sum().backward()
+    np.testing.assert_array_equal(x.grad, 2 * x.data)
+
+
+def test_an_in_place_change_of_what_no_gradient_needs_is_allowed():
+    x = leaf([1.0, 2.0])
+    y = (x + 1.0).sum()
+    with convolt.no_grad():
+        x[0] = 7.0
+    y.backward()
+    np.testing.assert_array_equal(x.grad, [1.0, 1.0])
+
+
+def test_the_gradient_runs_on_the_backend_of_the_forward_pass(monkeypatch):
+    from convolt.kernels.linear import on_numba, on_numpy
+
+    used = []
+    for module in (on_numpy, on_numba):
+        original = module.dgrad
+        monkeypatch.setattr(
+            module,
+            "dgrad",
+            lambda *a, module=module, original=original: (
+                used.append(module.__name__.rpartition("_")[2]),
+                original(*a),
+            ),
+        )
+    x = Tensor(np.ones((2, 3)), requires_grad=True)
+    with use_backend("numpy"):
+        y = functional.linear(x, Tensor(np.ones((4, 3))))
+    with use_backend("numba"):
+        y.sum().backward()
+    assert used == ["numpy"]
+
+
+def test_a_wrong_gradient_shape_names_the_op():
+    @differentiable
+    def careless(a):
+        return a * 2.0, (lambda g: g[:1],)
+
+    with pytest.raises(RuntimeError, match=r"careless: .*\(3,\).*\(1,\).*defect"):
+        careless(leaf([1.0, 2.0, 3.0])).sum().backward()
+
+
+def test_backward_in_several_threads_at_once():
+    def work(seed, results):
+        w = Tensor(np.full((3, 3, 3, 3), float(seed)), requires_grad=True)
+        x = Tensor(np.ones((2, 3, 8, 8)))
+        functional.max_pool2d(functional.conv2d(x, w, padding=1), 2).sum().backward()
+        results[seed] = w.grad.numpy()
+
+    results = {}
+    threads = [threading.Thread(target=work, args=(i, results)) for i in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in range(2, 5):
+        np.testing.assert_array_equal(results[seed], results[1])
