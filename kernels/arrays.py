@@ -80,11 +80,11 @@ def check_index_range(op: str, **elements: int) -> None:
 
 
 def pair(op: str, name: str, value: Any, *, least: int) -> tuple[int, int]:
-    """Return ``value`` as (vertical, horizontal), both ints >= ``least``.
+    """Return ``value`` as (vertical, horizontal), both ints from ``least`` to 2**31 - 1.
 
     Raises:
         TypeError: ``value`` is neither an int nor a pair of ints.
-        ValueError: It is below ``least``, or a tuple of another length.
+        ValueError: It is out of range, or a tuple of another length.
     """
     values = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(values) == 1:
@@ -96,4 +96,6 @@ def pair(op: str, name: str, value: Any, *, least: int) -> tuple[int, int]:
             raise TypeError(f"{op}: {name} must be an int or a pair of ints, got {value!r}")
         if v < least:
             raise ValueError(f"{op}: {name} must be >= {least}, got {value!r}")
+        if v > INDEX_LIMIT:
+            raise ValueError(f"{op}: {name} must be <= {INDEX_LIMIT:,}, got {value!r}")
     return int(values[0]), int(values[1])

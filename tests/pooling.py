@@ -43,7 +43,7 @@ DILATED = {
     ),
     "dilation_larger_than_image": (
         (1, 2, 9, 2),
-        {"kernel_size": 3, "stride": 1, "padding": 1, "dilation": (3, 4), "ceil_mode": True},
+        {"kernel_size": 2, "stride": 3, "dilation": (3, 2), "ceil_mode": True},
     ),
 }
 
