@@ -1,0 +1,50 @@
+"""adam in Numba: one pass over fixed chunks of the active segments."""
+
+import math
+
+import numpy as np
+from numba import prange
+
+from ..jit import parallel_jit
+from ..segments import ACTIVE, GROUP, STEP, chunks
+from . import AMSGRAD, BETA1, BETA2, DECOUPLED, EPS, LR, MAXIMIZE, WEIGHT_DECAY
+
+
+def step(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, segments, hyper):
+    if max_exp_avg_sq is None:
+        max_exp_avg_sq = param[:0]  # never read: no group has amsgrad
+    segments[:, STEP] += segments[:, ACTIVE]
+    _step(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, chunks(segments), segments, hyper)
+
+
+@parallel_jit
+def _step(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, pieces, segments, hyper):
+    number = param.dtype.type  # scalars too, as in the definition: float64 ones would widen all
+    for piece in prange(len(pieces)):
+        row, start, end = pieces[piece]
+        numbers = hyper[segments[row, GROUP]]
+        lr, weight_decay = numbers[LR], numbers[WEIGHT_DECAY]
+        t = np.float64(segments[row, STEP])
+        beta1, gain1 = number(numbers[BETA1]), number(1 - numbers[BETA1])
+        beta2, gain2 = number(numbers[BETA2]), number(1 - numbers[BETA2])
+        rate = number(lr / (1 - math.pow(numbers[BETA1], t)))
+        root = number(math.sqrt(1 - math.pow(numbers[BETA2], t)))
+        eps, decoupled = number(numbers[EPS]), numbers[DECOUPLED] != 0
+        shrink = number(1 - lr * weight_decay if decoupled else 1.0)
+        decay, decays = number(weight_decay), weight_decay != 0 and not decoupled
+        amsgrad, maximize = numbers[AMSGRAD] != 0, numbers[MAXIMIZE] != 0
+        w, grads = param[start:end], grad[start:end]
+        m, v = exp_avg[start:end], exp_avg_sq[start:end]
+        largest = max_exp_avg_sq[start:end] if amsgrad else v
+        for i in range(len(w)):
+            d = -grads[i] if maximize else grads[i]
+            w[i] *= shrink
+            if decays:
+                d += decay * w[i]
+            m[i] = beta1 * m[i] + gain1 * d
+            v[i] = beta2 * v[i] + gain2 * d * d
+            s = v[i]
+            if amsgrad:
+                s = np.maximum(largest[i], s)
+                largest[i] = s
+            w[i] -= rate * m[i] / (np.sqrt(s) / root + eps)

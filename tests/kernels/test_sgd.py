@@ -1,0 +1,186 @@
+import numba
+import numpy as np
+import pytest
+from flat_buffers import buffer, in_gap, table
+from tolerance import assert_within
+
+from convolt.kernels import sgd
+from convolt.kernels.backend import use_backend
+from convolt.kernels.segments import ACTIVE, CHUNK, STEP
+
+PLAIN = [0.1, 0, 0, 0, 0, 0]
+DECAYED = [0.1, 0, 0, 0.04, 0, 1]
+MOMENTUM = [0.05, 0.9, 0, 0.01, 0, 0]
+DAMPENED = [0.05, 0.8, 0.3, 0.02, 0, 1]
+NESTEROV = [0.02, 0.7, 0, 0.03, 1, 0]
+
+
+def problem(rng, dtype, sizes=(13, 1, 64, 257, 5, 31), groups=(0, 1, 2, 3, 1, 2)):
+    """Every group; the fifth parameter is inactive, the second and third have taken no step."""
+    count = len(sizes)
+    active, steps = np.ones(count, int), np.full(count, 4)
+    active[4], steps[1], steps[2] = 0, 0, 0
+    segments, length = table(sizes, groups, active, steps, dtype)
+    param, grad, b = (buffer(segments, length, dtype, rng.standard_normal) for _ in range(3))
+    for start, size, _, _, taken in segments:
+        if taken == 0:
+            b[start : start + size] = np.nan  # the first step must not read it
+    return param, grad, b, segments, np.array([DECAYED, MOMENTUM, DAMPENED, NESTEROV])
+
+
+def scalar_step(w, g, b, first, numbers):
+    """The equations for one element; also what they give for absolute values."""
+    lr, momentum, dampening, weight_decay, nesterov, maximize = numbers
+    d = (-g if maximize else g) + weight_decay * w
+    d_size = abs(g) + weight_decay * abs(w)
+    step, step_size, b_size = d, d_size, 0.0
+    if momentum:
+        b_size = d_size if first else momentum * abs(b) + (1 - dampening) * d_size
+        b = d if first else momentum * b + (1 - dampening) * d
+        step = d + momentum * b if nesterov else b
+        step_size = d_size + momentum * b_size if nesterov else b_size
+    return w - lr * step, abs(w) + lr * step_size, b, b_size
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_step_is_the_definition(backend, rng, dtype):
+    param, grad, b, segments, hyper = problem(rng, dtype)
+    w_ref, w_size, b_ref, b_size = (np.full(param.size, np.nan) for _ in range(4))
+    for start, size, group, active, taken in segments:
+        if active:
+            for i in range(start, start + size):
+                w_ref[i], w_size[i], b_ref[i], b_size[i] = scalar_step(
+                    float(param[i]), float(grad[i]), float(b[i]), taken == 0, hyper[group]
+                )
+    sgd.step(param, grad, b, segments, hyper)
+    # At most 8 roundings, those of the hyper-parameters included, on the way to an element.
+    stepped = ~np.isnan(w_ref)
+    assert_within(param[stepped], w_ref[stepped], w_size[stepped], 8)
+    with_momentum = ~np.isnan(w_ref) & (b_size > 0)
+    assert_within(b[with_momentum], b_ref[with_momentum], b_size[with_momentum], 8)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_only_active_segments_are_touched(backend, rng, dtype):
+    param, grad, b, segments, hyper = problem(rng, dtype)
+    before = [array.copy() for array in (param, grad, b, segments)]
+    sgd.step(param, grad, b, segments, hyper)
+    still = in_gap(segments, param.size)
+    assert np.isnan(param[still]).all()
+    assert np.isnan(b[still]).all()
+    start, size = segments[4, :2]
+    still[start : start + size] = True
+    for now, then in zip((param, b), before[::2], strict=True):
+        assert now[still].tobytes() == then[still].tobytes()
+        assert not np.isnan(now[~still]).any()
+    assert grad.tobytes() == before[1].tobytes()
+    assert np.array_equal(segments[:, STEP] - before[3][:, STEP], segments[:, ACTIVE])
+    assert np.array_equal(segments[:, :STEP], before[3][:, :STEP])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numba_is_numpy_bit_by_bit(rng, dtype):
+    # Both round after every operation, in the same order; the sizes cross the chunks.
+    sizes = (CHUNK, CHUNK + 1, 3 * CHUNK + 17, 2, 0, CHUNK - 1)
+    results = {}
+    start = problem(rng, dtype, sizes)
+    for name in ("numpy", "numba"):
+        arrays = [array.copy() for array in start]
+        with use_backend(name):
+            for _ in range(4):
+                sgd.step(*arrays)
+        results[name] = [array.tobytes() for array in arrays]
+    assert results["numpy"] == results["numba"]
+
+
+def test_integers_are_exact(backend):
+    segments, length = table([5], [0], [1], [1], np.float32)
+    param, grad, b = (buffer(segments, length, np.float32, np.arange) for _ in range(3))
+    sgd.step(param, grad, b, segments, np.array([[2.0, 3, 0, 4, 1, 0]]))
+    d = np.arange(5) + 4 * np.arange(5)
+    new_b = 3 * np.arange(5) + d
+    here = slice(segments[0, 0], segments[0, 0] + 5)
+    assert np.array_equal(b[here], new_b)
+    assert np.array_equal(param[here], np.arange(5) - 2 * (d + 3 * new_b))
+
+
+def test_without_momentum_no_buffer_is_needed(backend, rng):
+    param, grad, b, segments, _ = problem(rng, np.float32, groups=[0] * 6)
+    expected, twin = param.copy(), segments.copy()
+    hyper = np.array([[0.1, 0, 0, 0.2, 0, 1]])
+    sgd.step(expected, grad, b, twin, hyper)
+    sgd.step(param, grad, None, segments, hyper)
+    assert param.tobytes() == expected.tobytes()
+    assert np.array_equal(segments, twin)
+
+
+def test_infinite_weights_are_not_decayed_to_nan_by_a_decay_of_zero(backend):
+    segments, length = table([2], [0], [1], [0], np.float64)
+    param, grad = (buffer(segments, length, np.float64, np.ones) for _ in range(2))
+    start = segments[0, 0]
+    param[start] = np.inf
+    sgd.step(param, grad, None, segments, np.array([PLAIN]))
+    assert param[start : start + 2].tolist() == [np.inf, 0.9]
+
+
+def test_nothing_to_do(backend):
+    param = np.full(64, np.nan, np.float32)
+    sgd.step(param, param.copy(), None, np.empty((0, 5), np.int64), np.array([PLAIN]))
+    sgd.step(param[:0], param[:0], None, np.empty((0, 5), np.int64), np.empty((0, 6)))
+    assert np.isnan(param).all()
+
+
+def test_any_number_of_threads_gives_the_same_bytes(rng):
+    start = problem(rng, np.float32, (CHUNK * 5 + 3, 100, CHUNK, 1, 1, 7))
+    threads = numba.get_num_threads()
+    results = []
+    with use_backend("numba"):
+        for count in (1, threads):
+            arrays = [array.copy() for array in start]
+            numba.set_num_threads(count)
+            sgd.step(*arrays)
+            results.append([array.tobytes() for array in arrays])
+    assert results[0] == results[1]
+
+
+def changed(column, value):
+    numbers = list(NESTEROV)
+    numbers[column] = value
+    return {"hyper": np.array([PLAIN, numbers])}
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "change"),
+    [
+        (ValueError, "lr must be >= 0 and finite, got -0.1 in group 1", changed(sgd.LR, -0.1)),
+        (ValueError, "lr must be >= 0 and finite, got nan", changed(sgd.LR, np.nan)),
+        (ValueError, "momentum must be .* got -1.0 in group 1", changed(sgd.MOMENTUM, -1)),
+        (ValueError, "dampening must be finite, got inf", changed(sgd.DAMPENING, np.inf)),
+        (ValueError, "weight_decay must be .* got -0.5", changed(sgd.WEIGHT_DECAY, -0.5)),
+        (ValueError, "maximize must be 0 or 1, got 2.0", changed(sgd.MAXIMIZE, 2)),
+        (ValueError, "nesterov must be 0 or 1, got 0.5", changed(sgd.NESTEROV, 0.5)),
+        (ValueError, "nesterov needs .* momentum 0.0", changed(sgd.MOMENTUM, 0)),
+        (ValueError, "nesterov needs .* dampening 0.1", changed(sgd.DAMPENING, 0.1)),
+        (ValueError, "momentum_buffer is None", {"momentum_buffer": None}),
+        (ValueError, r"grad has shape \(3,\), expected \(128,\)", {"grad": np.zeros(3, "f4")}),
+        (ValueError, r"shape \(2, 64\)", {"grad": np.zeros((2, 64), "f4")}),
+        (ValueError, "not C-contiguous", {"grad": np.zeros(256, "f4")[::2]}),
+        (TypeError, "grad has dtype float64 but param has float32", {"grad": np.zeros(128)}),
+        (TypeError, "param has dtype int64", {"param": np.zeros(128, np.int64)}),
+        (TypeError, "segments must be an array of int64", {"segments": np.zeros((1, 5), "i4")}),
+        (ValueError, r"segments must be .* \(rows, 5\)", {"segments": np.zeros((1, 4), "i8")}),
+        (TypeError, "hyper must be an array of float64", {"hyper": np.zeros((1, 6), "f4")}),
+        (ValueError, r"hyper must be .* \(rows, 6\)", {"hyper": np.zeros((1, 8))}),
+    ],
+)
+def test_bad_input_is_an_error_and_nothing_is_changed(backend, error, message, change):
+    segments = np.array([[0, 60, 1, 1, 0], [64, 64, 0, 1, 0]])
+    good = {"param": np.ones(128, "f4"), "grad": np.ones(128, "f4")}
+    good |= {"momentum_buffer": np.ones(128, "f4"), "segments": segments}
+    good |= {"hyper": np.array([PLAIN, NESTEROV])}
+    with pytest.raises(error, match=message):
+        sgd.step(**good | change)
+    assert np.all(good["param"] == 1)
+    assert np.all(segments[:, STEP] == 0)
+    sgd.step(**good)
+    assert good["param"][64] == np.float32(1) - np.float32(0.1)
