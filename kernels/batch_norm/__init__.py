@@ -1,0 +1,232 @@
+"""Batch normalization: the contract that every backend implements.
+
+    x_hat[m,c] = (x[m,c] - mean[c]) * inv_std[c],   inv_std[c] = 1 / sqrt(var[c] + eps)
+    y[m,c] = weight[c] * x_hat[m,c] + bias[c]
+
+In training, mean[c] and var[c] are the mean and the biased variance of the M values of channel
+c, and the running statistics follow them, the variance corrected to the unbiased one:
+
+    running_mean = (1 - momentum) * running_mean + momentum * mean
+    running_var  = (1 - momentum) * running_var  + momentum * var * M / (M - 1)
+
+In evaluation the running statistics take the place of mean and var, and are constants.
+
+Gradients (Ioffe & Szegedy 2015, section 3, the chain rule written out and simplified):
+
+    grad_bias[c] = sum over m of grad_y[m,c]
+    grad_weight[c] = sum over m of grad_y[m,c] * x_hat[m,c]
+    grad_x = weight * inv_std * (grad_y - grad_bias / M - x_hat * grad_weight / M)    training
+    grad_x = weight * inv_std * grad_y                                                evaluation
+
+so that the backward pass reads its arrays twice: once for the two sums, once for grad_x.
+
+Arrays are C-contiguous with the channels last: x (..., C), M the product of the other axes;
+weight, bias, running_mean, running_var (C,). Statistics are float64 whatever x is: float32 would
+lose x - mean where the mean is much larger than the deviation.
+"""
+
+import math
+
+import numpy as np
+
+from ..arrays import FLOATS, Array, check_floats, check_index_range, check_layout
+from ..backend import implementation
+
+
+def forward(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    running_mean: Array | None,
+    running_var: Array | None,
+    momentum: Array | float,
+    eps: float,
+) -> tuple[Array, Array, Array]:
+    """Normalize by the statistics of the batch; update the running ones in place.
+
+    Args:
+        x: (..., C), float32 or float64.
+        weight: (C,), dtype and backend of ``x``, or None for ones.
+        bias: (C,), dtype and backend of ``x``, or None for zeros.
+        running_mean: (C,), dtype and backend of ``x``, or None.
+        running_var: The same; both or neither.
+        momentum: Weight of the new statistics, an array of one float32 or float64 (on the
+            backend of ``x``) or a number; not looked at without running statistics.
+        eps: Added to the variance, > 0.
+
+    Returns:
+        y (..., C), dtype of ``x``; mean (C,) and inv_std (C,), float64, for ``backward``. An
+        empty batch gives an empty y and zeros, and leaves the running statistics alone.
+
+    Raises:
+        TypeError: dtypes or backends differ, or are not supported.
+        ValueError: An array does not have its shape or is not contiguous; M is 1, so that there
+            is no variance; only one running statistic is given; momentum is not one number;
+            eps is not positive.
+    """
+    m, c = _check(
+        x, None, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var
+    )
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("batch_norm: give both running_mean and running_var, or neither")
+    if not eps > 0:
+        raise ValueError(f"batch_norm: eps must be > 0 in training, got {eps}")
+    if m == 1:
+        raise ValueError(
+            f"batch_norm: expected more than 1 value per channel when training, got x of shape "
+            f"{tuple(x.shape)} (channels last); use a larger batch or eval()"
+        )
+    momentum = _scalar(momentum, x)
+    y = np.empty_like(x)
+    mean = np.zeros_like(x, dtype=np.float64, shape=(c,))
+    inv_std = np.zeros_like(mean)
+    if x.size:
+        weight, bias = _full(weight, x, 1), _full(bias, x, 0)
+        operands = (x.reshape(m, c), weight, bias, running_mean, running_var, momentum)
+        with np.errstate(all="ignore"):
+            implementation(__name__, *operands).forward(
+                *operands, eps, y.reshape(m, c), mean, inv_std
+            )
+    return y, mean, inv_std
+
+
+def backward(
+    grad_y: Array, x: Array, mean: Array, inv_std: Array, weight: Array | None
+) -> tuple[Array, Array, Array]:
+    """Gradients of ``forward`` with respect to x, weight and bias.
+
+    Args:
+        grad_y: (..., C), dtype of ``x``.
+        x: (..., C), float32 or float64.
+        mean: (C,), float64, from ``forward``.
+        inv_std: (C,), float64, from ``forward``.
+        weight: (C,), or None for ones.
+
+    Returns:
+        grad_x (..., C), grad_weight (C,), grad_bias (C,), dtype of ``x``.
+
+    Raises:
+        TypeError, ValueError: As ``forward``.
+    """
+    m, c = _check(x, grad_y, weight=weight)
+    for name, array in (("mean", mean), ("inv_std", inv_std)):
+        if array.dtype != np.float64:
+            raise TypeError(f"batch_norm: {name} has dtype {array.dtype}, expected float64")
+        check_layout("batch_norm", name, array, (c,))
+    grad_x, grad_weight, grad_bias = _gradients(x, c)
+    if x.size:
+        weight = _full(weight, x, 1)
+        operands = (grad_y.reshape(m, c), x.reshape(m, c), mean, inv_std, weight)
+        with np.errstate(all="ignore"):
+            implementation(__name__, *operands).backward(
+                *operands, grad_x.reshape(m, c), grad_weight, grad_bias
+            )
+    return grad_x, grad_weight, grad_bias
+
+
+def forward_eval(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    running_mean: Array,
+    running_var: Array,
+    eps: float,
+) -> Array:
+    """Normalize by the running statistics.
+
+    Args:
+        x, weight, bias: As ``forward``.
+        running_mean: (C,), dtype and backend of ``x``.
+        running_var: The same.
+        eps: Added to the variance.
+
+    Returns:
+        (..., C), dtype of ``x``.
+
+    Raises:
+        TypeError, ValueError: As ``forward``; M may be 1.
+    """
+    m, c = _check(
+        x, None, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var
+    )
+    _check_given(running_mean, running_var)
+    y = np.empty_like(x)
+    if x.size:
+        weight, bias = _full(weight, x, 1), _full(bias, x, 0)
+        operands = (x.reshape(m, c), weight, bias, running_mean, running_var)
+        with np.errstate(all="ignore"):
+            implementation(__name__, *operands).forward_eval(*operands, eps, y.reshape(m, c))
+    return y
+
+
+def backward_eval(
+    grad_y: Array,
+    x: Array,
+    weight: Array | None,
+    running_mean: Array,
+    running_var: Array,
+    eps: float,
+) -> tuple[Array, Array, Array]:
+    """Gradients of ``forward_eval`` with respect to x, weight and bias.
+
+    Args:
+        grad_y: (..., C), dtype of ``x``.
+        x, weight, running_mean, running_var, eps: As ``forward_eval``.
+
+    Returns:
+        grad_x (..., C), grad_weight (C,), grad_bias (C,), dtype of ``x``.
+
+    Raises:
+        TypeError, ValueError: As ``forward_eval``.
+    """
+    m, c = _check(x, grad_y, weight=weight, running_mean=running_mean, running_var=running_var)
+    _check_given(running_mean, running_var)
+    grad_x, grad_weight, grad_bias = _gradients(x, c)
+    if x.size:
+        weight = _full(weight, x, 1)
+        operands = (grad_y.reshape(m, c), x.reshape(m, c), weight, running_mean, running_var)
+        with np.errstate(all="ignore"):
+            implementation(__name__, *operands).backward_eval(
+                *operands, eps, grad_x.reshape(m, c), grad_weight, grad_bias
+            )
+    return grad_x, grad_weight, grad_bias
+
+
+def _check(x: Array, grad_y: Array | None, **channels: Array | None) -> tuple[int, int]:
+    """Check dtypes and shapes; return (M, C)."""
+    check_floats("batch_norm", x=x, grad_y=grad_y, **channels)
+    if x.ndim < 2:
+        raise ValueError(
+            f"batch_norm: x must be (..., C) with at least 2 axes, got shape {tuple(x.shape)}"
+        )
+    check_layout("batch_norm", "x", x, x.shape)
+    check_layout("batch_norm", "grad_y", grad_y, x.shape)
+    for name, array in channels.items():
+        check_layout("batch_norm", name, array, x.shape[-1:])
+    check_index_range("batch_norm", x=x.size)
+    return math.prod(x.shape[:-1]), x.shape[-1]
+
+
+def _check_given(running_mean: Array, running_var: Array) -> None:
+    if running_mean is None or running_var is None:
+        raise ValueError("batch_norm: evaluation needs running_mean and running_var")
+
+
+def _full(array: Array | None, x: Array, value: float) -> Array:
+    """Return ``array``, or a constant for each channel in its place."""
+    return np.full_like(x, value, shape=x.shape[-1:]) if array is None else array
+
+
+def _scalar(momentum: Array | float, x: Array) -> Array:
+    """Return momentum as a 0-d array on the backend of ``x``."""
+    if isinstance(momentum, float | int | np.number):
+        return np.full_like(x, momentum, dtype=np.float64, shape=())
+    if momentum.dtype not in FLOATS:
+        raise TypeError(f"batch_norm: momentum has dtype {momentum.dtype}, expected a float dtype")
+    if momentum.size != 1:
+        raise ValueError(f"batch_norm: momentum must be one number, got shape {momentum.shape}")
+    return momentum.reshape(())
+
+
+def _gradients(x: Array, c: int) -> tuple[Array, Array, Array]:
+    return np.empty_like(x), np.zeros_like(x, shape=(c,)), np.zeros_like(x, shape=(c,))
