@@ -86,8 +86,7 @@ def normal(
 ) -> Array:
     """Return a normally distributed array, float32 or float64."""
     dtype = np.dtype(dtype)
-    # Box-Muller makes two elements of two uniform ones: an odd element needs its pair.
-    ticket = (generator or default_generator).ticket(_words(math.prod(shape) + 1, dtype))
+    ticket = (generator or default_generator).ticket(_words(math.prod(shape), dtype))
     unit = random.normal(ticket, tuple(shape), dtype)
     return elementwise.add(elementwise.multiply(unit, float(std)), float(mean))
 
