@@ -1,0 +1,34 @@
+"""The networks, by name."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ..layers import Module
+from .lenet5 import lenet5
+from .mlp import mlp
+from .summary import LayerSummary as LayerSummary
+from .summary import Summary as Summary
+from .summary import summarize as summarize
+
+_MODELS: dict[str, Callable[..., Module]] = {"lenet5": lenet5, "mlp": mlp}
+
+
+def names() -> list[str]:
+    """Return the names that ``build`` knows."""
+    return sorted(_MODELS)
+
+
+def build(name: str, **options: Any) -> Module:
+    """Return a new network.
+
+    Args:
+        name: One of ``names()``.
+        options: Arguments of the function of that name.
+
+    Raises:
+        ValueError: There is no such network.
+        TypeError: It has no such option, or needs one that is not given.
+    """
+    if name not in _MODELS:
+        raise ValueError(f"there is no model {name!r}; the models are {', '.join(names())}")
+    return _MODELS[name](**options)

@@ -1,0 +1,22 @@
+import numpy as np
+import pytest
+
+from convolt import Tensor
+from convolt.models import build, names
+
+
+def test_build_knows_its_names():
+    assert names() == sorted(names())
+    assert {"lenet5", "mlp"} <= set(names())
+    with pytest.raises(ValueError, match="no model 'lenet6'; the models are lenet5, mlp"):
+        build("lenet6")
+    with pytest.raises(TypeError, match="depth"):
+        build("lenet5", depth=3)
+
+
+def test_mlp():
+    net = build("mlp", in_features=12, hidden=(5, 4), num_classes=3)
+    assert [p.shape for p in net.parameters()] == [(5, 12), (5,), (4, 5), (4,), (3, 4), (3,)]
+    assert net(Tensor(np.ones((2, 3, 2, 2), np.float32))).shape == (2, 3)
+    linear = build("mlp", in_features=12, hidden=())
+    assert [p.shape for p in linear.parameters()] == [(10, 12), (10,)]
