@@ -46,12 +46,13 @@ def is_cold() -> bool:
     return not any(cache_dir().rglob("*.nbc"))
 
 
-setattr(config, "CACHE_DIR", str(cache_dir()))
+_settings: Any = config
+_settings.CACHE_DIR = str(cache_dir())
 
 # OpenMP's idle threads spin, and then starve the threads of NumPy's BLAS: a gather followed by a
 # product took 10 times as long. The workqueue layer sleeps, but it aborts the process when two
 # threads enter parallel code: hence the lock.
-setattr(config, "THREADING_LAYER", "workqueue")
+_settings.THREADING_LAYER = "workqueue"
 _parallel_region = RLock()
 
 
@@ -85,5 +86,18 @@ def parallel_jit(function: Callable) -> Any:
 
 
 def elementwise(function: Callable) -> Any:
-    """Compile a function of scalars to a NumPy ufunc: any shapes and strides, ``out=``."""
-    return numba.vectorize(cache=True)(function)
+    """Compile a function of scalars to ``f(*arrays, out=)``, for any strides and broadcasting.
+
+    One ufunc for each combination of dtypes: a shared one would run float32 arrays in its
+    float64 loop, if that was compiled first, and results would depend on history.
+    """
+    ufuncs: dict[tuple[np.dtype, ...], Any] = {}
+
+    @wraps(function)
+    def apply(*arrays: np.ndarray, out: np.ndarray) -> None:
+        dtypes = tuple(array.dtype for array in arrays)
+        if dtypes not in ufuncs:
+            ufuncs[dtypes] = numba.vectorize(cache=True)(function)
+        ufuncs[dtypes](*arrays, out=out)
+
+    return apply
