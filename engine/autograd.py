@@ -204,10 +204,10 @@ def backward(root: Tensor, grad: Array, *, retain_graph: bool) -> None:
 def accumulate(tensor: Tensor, grad: Array) -> None:
     """Add ``grad`` to ``tensor.grad``, in the flat buffer when the tensor has a place there."""
     if tensor.grad is None:
-        if tensor._grad_slot is None:
-            data = layout.copy(grad, tensor.dtype)
+        data = tensor._grad_slot
+        if data is None or (data.shape, data.dtype) != (tensor.data.shape, tensor.dtype):
+            data = layout.copy(grad, tensor.dtype)  # no place, or one for data since rebound
         else:
-            data = tensor._grad_slot
             layout.fill(data, grad)
         tensor.grad = _tensor.Tensor(data)
     else:
