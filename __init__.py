@@ -17,10 +17,10 @@ from .engine import (
     no_grad,
     set_grad_enabled,
     stack,
-    tensor,
     where,
 )
 from .engine.random import manual_seed, rand, randn
+from .engine.tensor import tensor
 from .kernels.backend import current_backend, use_backend
 
 __version__ = _version("convolt")

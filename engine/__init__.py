@@ -14,4 +14,3 @@ from .ops import where as where
 from .tensor import Parameter as Parameter
 from .tensor import Tensor as Tensor
 from .tensor import from_dlpack as from_dlpack
-from .tensor import tensor as tensor
