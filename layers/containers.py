@@ -36,7 +36,7 @@ class _Numbered(Module):
 
     def extend(self, modules: Iterable[Module]) -> Self:
         """Add modules at the end; return self."""
-        for module in list(modules):
+        for module in modules:
             self.append(module)
         return self
 

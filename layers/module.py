@@ -291,7 +291,6 @@ class Module:
             if tensor.dtype == dtype or tensor.dtype.kind != "f":
                 continue
             tensor.data = layout.cast(tensor.data, dtype)
-            tensor._grad_slot = None
             tensor._version.count += 1
             if tensor.grad is not None:
                 tensor.grad = Tensor(layout.cast(tensor.grad.data, dtype))

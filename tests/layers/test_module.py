@@ -132,11 +132,13 @@ def test_a_member_can_change_its_kind_as_in_pytorch():
 
 def test_deleting_a_member_forgets_it():
     layer = Affine()
-    del layer.scale
+    del layer.scale, layer.scratch
     assert not hasattr(layer, "scale")
     assert list(layer.state_dict()) == ["shift"]
-    layer.scale = 3  # the name is free again
+    layer.scale = 3  # the names are free again
     assert layer.scale == 3
+    layer.scratch = Parameter(np.ones(1, np.float32))
+    assert list(layer.state_dict()) == ["scratch", "shift"]  # parameters come first
     with pytest.raises(AttributeError):
         del layer.nothing
     net = Net()

@@ -60,6 +60,16 @@ def test_without_running_statistics_evaluation_uses_the_batch(rng):
     assert np.allclose(y.mean(0), 0, atol=1e-12)
 
 
+def test_statistics_that_are_no_longer_tracked_stand_still(rng):
+    layer = BatchNorm1d(2, dtype=np.float64)
+    layer.track_running_stats = False
+    (x,) = batches(rng, 8, 2, count=1)
+    assert np.allclose(layer(Tensor(x)).numpy().mean(0), 0, atol=1e-12)
+    assert not layer.running_mean.numpy().any()
+    assert layer.num_batches_tracked.item() == 0
+    assert np.allclose(layer.eval()(Tensor(x)).numpy(), x, rtol=1e-5)  # the initial ones
+
+
 def test_affine_scales_and_shifts(rng):
     layer = BatchNorm1d(2, dtype=np.float64)
     x = Tensor(rng.normal(size=(6, 2, 4)))

@@ -68,7 +68,11 @@ def test_it_leaves_the_model_as_it_was():
     before = {name: t.numpy().copy() for name, t in net.state_dict().items()}
     modes = [module.training for module in net.modules()]
     random_state = default_generator.get_state()
+    tracked = []
+    handle = net[4].register_forward_hook(lambda _, args, y: tracked.append(y.requires_grad))
     summarize(net, (1, 5, 5), 3)
+    handle.remove()
+    assert tracked == [False]
     assert default_generator.get_state() == random_state
     assert [module.training for module in net.modules()] == modes
     for name, t in net.state_dict().items():
