@@ -70,7 +70,7 @@ def uniform(
     dtype: Any = np.float32,
     generator: Generator | None = None,
 ) -> Array:
-    """Return an array uniform in [low, high), float32 or float64."""
+    """Return an array uniform in [low, high), float32 or float64; rounding may give ``high``."""
     dtype = np.dtype(dtype)
     ticket = (generator or default_generator).ticket(_words(math.prod(shape), dtype))
     unit = random.uniform(ticket, tuple(shape), dtype)

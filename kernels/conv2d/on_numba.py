@@ -1,7 +1,8 @@
 """conv2d in Numba: windows gathered to rows of a matrix (im2col), then one matrix product.
 
 The rows are gathered in chunks that stay in cache; wgrad adds the chunks in order, and their
-size depends on the shapes alone, so that neither depends on the number of threads.
+size depends on the shapes alone. One thread gathers, because BLAS's idle threads spin between the
+products, and a second pool of threads would fight them for the cores.
 Grouped convolutions, whose matrices would be slivers, run as direct loops.
 """
 
@@ -78,19 +79,19 @@ def _windows(image, row_offsets, col_offsets, row_step, col_step, height, width)
         yield rows, chunk.reshape(-1, taps)
 
 
-@parallel_jit
+@jit
 def _gather(image, row_offsets, col_offsets, row_step, col_step, height, first, windows):
     """windows[l,j,r,s,c] = image[n, i*row_step + row_offsets[r], j*col_step + ..., c]."""
     lines, width, taps_r, taps_s, channels = windows.shape
     rows, cols = image.shape[1], image.shape[2]
     source, target = image.reshape(-1), windows.reshape(-1)
-    for line in prange(lines):
-        n, i = divmod(first + np.int64(line), height)
+    for line in range(lines):
+        n, i = divmod(first + line, height)
         for j in range(width):
             for r in range(taps_r):
                 row = i * row_step + row_offsets[r]
                 # Unsigned, so that Numba has no negative index to wrap and vectorizes the copy.
-                to = np.uint64(((np.int64(line) * width + j) * taps_r + r) * taps_s * channels)
+                to = np.uint64(((line * width + j) * taps_r + r) * taps_s * channels)
                 for s in range(taps_s):
                     col = j * col_step + col_offsets[s]
                     if 0 <= row < rows and 0 <= col < cols:
