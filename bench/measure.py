@@ -1,0 +1,209 @@
+"""What the benchmarks share: fair timing, comparing outputs, reports.
+
+Two sides are timed in turns (ours, peer, ours, peer, ...), so that a machine which slows down,
+slows both down, and medians are reported.
+"""
+
+import argparse
+import csv
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from time import perf_counter, sleep
+from typing import Any
+
+import numpy as np
+
+from convolt.kernels.backend import NAMES, current_backend, use_backend
+
+UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
+"""Unit roundoff of each dtype that can be timed."""
+
+TURN_S = 0.02  # least length of a turn, so that short calls give many samples
+PAUSE_S = 0.01  # before a turn: OpenMP's idle threads keep the cores busy for some milliseconds
+
+
+def interleaved(functions: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Return the median time of one call of each function, in seconds.
+
+    Each function is called once untimed (it may compile); then the functions take ``repeats``
+    turns, one after the other. Each turn begins with an untimed call, which wakes its threads
+    and takes the caches back from the other side, and then times call by call.
+    """
+    counts = []
+    for function in functions:
+        function()
+        counts.append(max(1, math.ceil(TURN_S / _time(function))))
+    times: list[list[float]] = [[] for _ in functions]
+    for _ in range(repeats):
+        for function, count, found in zip(functions, counts, times, strict=True):
+            sleep(PAUSE_S)
+            function()
+            found.extend(_time(function) for _ in range(count))
+    return [median(found) for found in times]
+
+
+def _time(function: Callable[[], object]) -> float:
+    start = perf_counter()
+    function()
+    return perf_counter() - start
+
+
+def ratio(ours_s: float, peer_s: float | None) -> float | None:
+    """Return how many times faster than the peer we are; None without a peer."""
+    return None if peer_s is None else peer_s / ours_s
+
+
+def geomean(ratios: Iterable[float | None]) -> float | None:
+    """Return the geometric mean of the ratios that there are; None when there are none."""
+    logs = [math.log(r) for r in ratios if r is not None]
+    return math.exp(sum(logs) / len(logs)) if logs else None
+
+
+def worst_error(got: np.ndarray, ref: np.ndarray, magnitude: np.ndarray, length: int) -> float:
+    """Return the largest error as a share of its bound; above 1, or NaN, the outputs differ.
+
+    Both sides round, so |got - ref| <= 2 c u sqrt(L) magnitude, with c = 4, u the unit roundoff,
+    L the ``length`` of the sums and ``magnitude`` the same op on absolute values.
+    """
+    bound = 8 * UNIT[got.dtype.name] * math.sqrt(length) * magnitude
+    error = np.abs(got - ref)
+    return float(np.max(error / np.maximum(bound, np.finfo(got.dtype).tiny), initial=0.0))
+
+
+# Command lines
+
+
+class Unfit(Exception):
+    """A benchmark cannot run here, or its two sides do not agree; the message says why."""
+
+
+def common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every benchmark has."""
+    parser.add_argument("--backend", choices=NAMES, help="of convolt; its default if left out")
+    parser.add_argument("--dtype", choices=UNIT, default="float32")
+    parser.add_argument("--json", action="store_true", help="print JSON, and nothing else")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="also write FILE: .json, or .csv of the rows"
+    )
+
+
+def positive(text: str) -> int:
+    """Read a number >= 1 from the command line."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be >= 1, got {number}")
+    return number
+
+
+def run_command(
+    arguments: argparse.Namespace,
+    benchmark: Callable[[argparse.Namespace], dict[str, Any]],
+    show: Callable[[dict[str, Any]], None],
+) -> int:
+    """Run a benchmark, print and write its report, and return the exit status."""
+    try:
+        if arguments.output is not None and arguments.output.suffix not in (".json", ".csv"):
+            raise Unfit(f"--output {arguments.output}: the file must end in .json or .csv")
+        _choose_backend(arguments.backend)
+        report = benchmark(arguments)
+    except Unfit as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+    else:
+        show(report)
+    if arguments.output is not None:
+        _write(arguments.output, report)
+    return 0
+
+
+def _choose_backend(name: str | None) -> None:
+    try:
+        use_backend(name or current_backend())
+    except (RuntimeError, ValueError) as error:  # it, or CONVOLT_BACKEND, is not usable here
+        raise Unfit(str(error)) from error
+
+
+def _write(path: Path, report: dict[str, Any]) -> None:
+    if path.suffix == ".json":
+        path.write_text(json.dumps(report, indent=2) + "\n")
+        return
+    # Every row says by itself where it was measured, so that files can be put together.
+    common = {k: v for k, v in report.items() if not isinstance(v, dict | list)}
+    rows = [{**report["machine"], **common, **row} for row in report.get("results", [{}])]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def require_torch() -> Any:
+    """Import PyTorch and give it as many threads as we use.
+
+    Raises:
+        Unfit: PyTorch is not installed.
+    """
+    if find_spec("torch") is None:
+        raise Unfit("--peer torch needs PyTorch, which is not installed: pip install torch")
+    import torch
+
+    torch.set_num_threads(threads())
+    return torch
+
+
+def threads() -> int:
+    """Return the number of CPUs this process may use (``taskset`` limits it): threads a side."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> dict[str, Any]:
+    """Return where and with what this was measured."""
+    facts: dict[str, Any] = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
+        "commit": _commit(),
+        "cpu": _cpu(),
+        "threads": threads(),
+        "python": platform.python_version(),
+    }
+    for package in ("convolt", "numpy", "numba", "torch"):
+        try:
+            facts[package] = version(package)
+        except PackageNotFoundError:
+            facts[package] = None
+    facts["OPENBLAS_CORETYPE"] = os.environ.get("OPENBLAS_CORETYPE")
+    return facts
+
+
+def _commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def machine_line(facts: dict[str, Any]) -> str:
+    """Return the facts of ``machine`` as one line under a table."""
+    return ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)

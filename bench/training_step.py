@@ -1,0 +1,232 @@
+"""Time a training step beside PyTorch: ``python -m bench.training_step --help``.
+
+A step is forward, cross entropy, backward and SGD with momentum, on a batch of random images.
+Both sides start from the same weights and take turns with the same number of threads. The losses
+of the first steps are compared before anything is timed.
+
+ratio = peer_s / ours_s: above 1 we are faster. peak_memory_bytes is the peak resident memory of
+a process of its own that does nothing but these steps; base_memory_bytes is what it had reached
+after one step with a single image, that is with libraries, compiled code, weights and optimizer
+in memory, so that the difference is what the batch costs. Each side is measured so.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import convolt
+from convolt import functional, models, optim
+from convolt.kernels.backend import array_module, current_backend, use_backend
+from convolt.kernels.layout import channels_first
+
+from .measure import (
+    UNIT,
+    Unfit,
+    common_arguments,
+    interleaved,
+    machine,
+    machine_line,
+    positive,
+    ratio,
+    require_torch,
+    run_command,
+)
+
+INPUT_SHAPE = {"lenet5": (28, 28, 1)}  # H, W, C
+CLASSES = 10
+LR, MOMENTUM = 0.01, 0.9
+COMPARED_STEPS = 3
+TOLERANCE = 2048  # unit roundoffs by which losses may differ: 1.2e-4 in float32
+
+Step = Callable[[], float]
+Weights = dict[str, np.ndarray]
+
+
+def batch(model: str, images: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return random images (N, H, W, C) and their random classes."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((images, *INPUT_SHAPE[model]), dtype=np.dtype(dtype).type)
+    return x, random.integers(CLASSES, size=images)
+
+
+def initial_weights(model: str, dtype: str) -> Weights:
+    """Return the state that both sides start from."""
+    convolt.manual_seed(0)
+    net = models.build(model, num_classes=CLASSES).to(dtype)
+    return {key: tensor.numpy().copy() for key, tensor in net.state_dict().items()}
+
+
+def step_of_convolt(model: str, weights: Weights, images: np.ndarray, labels: np.ndarray) -> Step:
+    """Return a function that makes one training step of ours and returns the loss."""
+    net = models.build(model, num_classes=CLASSES).to(images.dtype)
+    net.load_state_dict(weights)
+    optimizer = optim.SGD(net.parameters(), lr=LR, momentum=MOMENTUM)
+    module = array_module()
+    x = convolt.Tensor(channels_first(module.asarray(images)))
+    target = convolt.Tensor(module.asarray(labels))
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(net(x), target)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def step_of_torch(model: str, weights: Weights, images: np.ndarray, labels: np.ndarray) -> Step:
+    """Return the same step of PyTorch, in its channels_last layout."""
+    torch = require_torch()
+    x, target = torch.from_numpy(channels_first(images)), torch.from_numpy(labels)
+    net = TORCH_MODELS[model](torch.nn).to(dtype=x.dtype, memory_format=torch.channels_last)
+    net.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
+    optimizer = torch.optim.SGD(net.parameters(), lr=LR, momentum=MOMENTUM)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(net(x), target)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def torch_lenet5(nn: Any) -> Any:
+    """Return ``convolt.models``' lenet5 in PyTorch."""
+    return nn.Sequential(
+        nn.Conv2d(1, 20, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(20, 50, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(2450, 500),
+        nn.ReLU(),
+        nn.Linear(500, CLASSES),
+    )
+
+
+TORCH_MODELS = {"lenet5": torch_lenet5}
+SIDES = {"convolt": step_of_convolt, "torch": step_of_torch}
+
+
+def compare(steps: list[Step], dtype: str) -> float:
+    """Take the first steps of two sides and return the largest difference of their losses.
+
+    Raises:
+        Unfit: They differ by more than rounding.
+    """
+    losses = [[step() for _ in range(COMPARED_STEPS)] for step in steps]
+    if not np.allclose(*losses, rtol=TOLERANCE * UNIT[dtype], atol=0):
+        raise Unfit(f"the losses of the first steps differ: {losses[0]} and {losses[1]}")
+    return float(np.max(np.abs(np.subtract(*losses))))
+
+
+def memory(side: str, backend: str, model: str, weights: Weights, images: int) -> dict[str, int]:
+    """Return base and peak memory of this process after steps of one side."""
+    use_backend(backend)
+    dtype = next(iter(weights.values())).dtype.name
+    SIDES[side](model, weights, *batch(model, 1, dtype))()
+    base = peak_memory_bytes()
+    step = SIDES[side](model, weights, *batch(model, images, dtype))
+    for _ in range(COMPARED_STEPS):
+        step()
+    return {"base_memory_bytes": base, "peak_memory_bytes": peak_memory_bytes()}
+
+
+def peak_memory_bytes() -> int:
+    """Return the largest resident memory that this process has had."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, whose ru_maxrss begins with the memory of the parent process
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def memory_in_own_process(side: str, model: str, weights: Weights, images: int) -> dict[str, int]:
+    """Return what ``memory`` finds in a new process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(memory, side, current_backend(), model, weights, images).result()
+
+
+def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure and return the report."""
+    model, images, dtype = arguments.model, arguments.batch, arguments.dtype
+    weights, data = initial_weights(model, dtype), batch(model, images, dtype)
+    sides = ["convolt", arguments.peer] if arguments.peer else ["convolt"]
+    steps = [SIDES[side](model, weights, *data) for side in sides]
+    difference = compare(steps, dtype) if arguments.peer else None
+    times_s = interleaved(steps, arguments.steps)
+    report: dict[str, Any] = {
+        "benchmark": "training_step",
+        "model": model,
+        "batch": images,
+        "backend": current_backend(),
+        "peer": arguments.peer,
+        "dtype": dtype,
+        "steps": arguments.steps,
+        "largest_loss_difference": difference,
+        "ratio": ratio(times_s[0], times_s[1]) if arguments.peer else None,
+    }
+    for prefix, side, time_s in zip(("", "peer_"), sides, times_s, strict=False):
+        report[f"{prefix or 'ours_'}s"] = time_s
+        report[f"{prefix}images_per_s"] = images / time_s
+        for name, value in memory_in_own_process(side, model, weights, images).items():
+            report[f"{prefix}{name}"] = value
+    return {**report, "machine": machine()}
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print the report as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"training step, {report['model']}, batch {report['batch']}, {report['dtype']}"
+    table = Table("side", title=title)
+    for heading in ("ms", "images/s", "peak memory MB", "of it for the batch MB"):
+        table.add_column(heading, justify="right")
+    peer = report["peer"]
+    for prefix, side in (("", f"convolt, {report['backend']}"), ("peer_", peer)):
+        if side:
+            speed, base, peak = (
+                report[f"{prefix}{key}"]
+                for key in ("images_per_s", "base_memory_bytes", "peak_memory_bytes")
+            )
+            time_s = report[f"{prefix or 'ours_'}s"]
+            sizes = (f"{size / 1e6:.0f}" for size in (peak, peak - base))
+            table.add_row(side, f"{time_s * 1e3:.2f}", f"{speed:.0f}", *sizes)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    if peer:
+        print(f"ratio {report['ratio']:.3f} ({peer} / ours)")
+    print(machine_line(report["machine"]))
+
+
+def main() -> int:
+    """Read the command line, measure, print."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.training_step", description="Time a training step."
+    )
+    parser.add_argument("--model", choices=TORCH_MODELS, default="lenet5")
+    parser.add_argument("--batch", type=positive, default=128, help="images a step")
+    parser.add_argument("--peer", choices=["torch"], help="also time this: ratio = peer / ours")
+    parser.add_argument("--steps", type=positive, default=20, help="turns of each side")
+    common_arguments(parser)
+    return run_command(parser.parse_args(), benchmark, show)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

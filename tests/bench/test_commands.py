@@ -1,0 +1,97 @@
+import csv
+import json
+import os
+from importlib.util import find_spec
+
+import pytest
+
+ROW = {
+    *("name", "n", "c", "h", "w", "k", "r", "s", "stride", "padding", "dilation", "groups"),
+    *("count", "verb", "ours_s", "peer_s", "ratio", "gflops"),
+}
+WHERE = {"date", "commit", "cpu", "threads", "python", "convolt", "numpy", "numba", "torch"}
+SMALL = ("--network", "lenet5", "--batch", "1", "--repeats", "1")
+
+
+def test_conv2d_prints_json_and_nothing_else(run):
+    result = run("bench.conv2d", "--backend", "numpy", "--peer", "numpy", *SMALL, "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["machine"].keys() >= WHERE
+    rows = report["results"]
+    assert [(row["name"], row["verb"]) for row in rows] == [
+        (name, verb) for name in ("conv1", "conv2") for verb in ("fprop", "dgrad", "wgrad")
+    ]
+    for row in rows:
+        assert set(row) == ROW
+        assert row["ratio"] == pytest.approx(row["peer_s"] / row["ours_s"])
+        flops = 2 * row["k"] * row["h"] * row["w"] * row["c"] * row["r"] * row["s"]
+        assert row["gflops"] == pytest.approx(flops / row["ours_s"] / 1e9)
+    product = 1.0
+    for row in rows:
+        product *= row["ratio"]
+    assert report["geomean_ratio"] == pytest.approx(product ** (1 / 6))
+    assert set(report["geomean_ratio_by_verb"]) == {"fprop", "dgrad", "wgrad"}
+
+
+def test_conv2d_prints_a_table_and_writes_rows(run, tmp_path):
+    path = tmp_path / "rows.csv"
+    options = ("--backend", "numpy", "--verb", "wgrad", "--output", str(path))
+    result = run("bench.conv2d", *SMALL, *options)
+    assert result.returncode == 0, result.stderr
+    assert "wgrad" in result.stdout
+    assert "GFLOP/s" in result.stdout
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert [row["name"] for row in rows] == ["conv1", "conv2"]
+    assert set(rows[0]) >= ROW | WHERE
+    assert rows[0]["ratio"] == ""  # no peer
+
+
+def test_conv2d_rejects_what_it_cannot_do(run):
+    assert "invalid choice: 'lenet6'" in run("bench.conv2d", "--network", "lenet6").stderr
+    assert "must be >= 1" in run("bench.conv2d", "--network", "lenet5", "--batch", "0").stderr
+    result = run("bench.conv2d", *SMALL, "--backend", "emulator")
+    assert result.returncode == 1
+    assert "'emulator' cannot be used" in result.stderr
+    result = run("bench.conv2d", *SMALL, "--output", "table.txt")
+    assert result.returncode == 1
+    assert ".json or .csv" in result.stderr
+
+
+def test_conv2d_outputs_that_differ_end_the_run(run, tmp_path, monkeypatch):
+    # sitecustomize is imported when Python starts: here it spoils the result of one backend.
+    (tmp_path / "sitecustomize.py").write_text(
+        "from convolt.kernels.conv2d import on_numba\n"
+        "right = on_numba.fprop\n"
+        "def wrong(x, w, bias, y, size):\n"
+        "    right(x, w, bias, y, size)\n"
+        "    y[0, 0, 0, 0] += 1\n"
+        "on_numba.fprop = wrong\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    result = run("bench.conv2d", "--backend", "numba", *SMALL, "--verb", "fprop", "--json")
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert "lenet5 conv1 fprop: the outputs differ" in result.stderr
+
+
+def test_training_step_prints_json_and_nothing_else(run):
+    options = ("--backend", "numpy", "--batch", "2", "--steps", "1", "--json")
+    result = run("bench.training_step", "--model", "lenet5", *options)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["machine"].keys() >= WHERE
+    assert report["ratio"] is None
+    assert report["images_per_s"] == pytest.approx(2 / report["ours_s"])
+    weights_bytes = 4 * 1_256_080
+    assert report["peak_memory_bytes"] >= report["base_memory_bytes"] > weights_bytes
+
+
+@pytest.mark.skipif(find_spec("torch") is not None, reason="PyTorch is installed")
+@pytest.mark.parametrize(
+    "command", [("bench.conv2d", "--network", "lenet5"), ("bench.training_step",)]
+)
+def test_the_torch_peer_asks_for_torch(run, command):
+    result = run(*command, "--peer", "torch")
+    assert result.returncode == 1
+    assert "pip install torch" in result.stderr
