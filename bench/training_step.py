@@ -126,10 +126,10 @@ def compare(steps: list[Step], dtype: str) -> float:
     Raises:
         Unfit: They differ by more than rounding.
     """
-    losses = [[step() for _ in range(COMPARED_STEPS)] for step in steps]
-    if not np.allclose(*losses, rtol=TOLERANCE * UNIT[dtype], atol=0):
-        raise Unfit(f"the losses of the first steps differ: {losses[0]} and {losses[1]}")
-    return float(np.max(np.abs(np.subtract(*losses))))
+    ours, peer = ([step() for _ in range(COMPARED_STEPS)] for step in steps)
+    if not np.allclose(ours, peer, rtol=TOLERANCE * UNIT[dtype], atol=0):
+        raise Unfit(f"the losses of the first steps differ: {ours} and {peer}")
+    return float(np.max(np.abs(np.subtract(ours, peer))))
 
 
 def memory(side: str, backend: str, model: str, weights: Weights, images: int) -> dict[str, int]:
