@@ -6,18 +6,24 @@ from . import layers, optim
 from .engine import (
     Parameter,
     Tensor,
+    arange,
     cat,
     enable_grad,
     from_dlpack,
+    full,
     functional,
     is_grad_enabled,
     matmul,
     maximum,
     minimum,
     no_grad,
+    ones,
+    ones_like,
     set_grad_enabled,
     stack,
     where,
+    zeros,
+    zeros_like,
 )
 from .engine.random import manual_seed, rand, randn
 from .engine.tensor import tensor
@@ -28,10 +34,12 @@ __version__ = _version("convolt")
 __all__ = [
     "Parameter",
     "Tensor",
+    "arange",
     "cat",
     "current_backend",
     "enable_grad",
     "from_dlpack",
+    "full",
     "functional",
     "is_grad_enabled",
     "layers",
@@ -40,6 +48,8 @@ __all__ = [
     "maximum",
     "minimum",
     "no_grad",
+    "ones",
+    "ones_like",
     "optim",
     "rand",
     "randn",
@@ -48,4 +58,6 @@ __all__ = [
     "tensor",
     "use_backend",
     "where",
+    "zeros",
+    "zeros_like",
 ]

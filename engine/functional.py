@@ -26,7 +26,7 @@ from ..kernels.conv2d import Conv2dSize
 from ..kernels.layout import channels_first, channels_last
 from ..kernels.pooling_window import PoolSize
 from . import ops
-from .autograd import differentiable, jointly, once
+from .autograd import differentiable, is_grad_enabled, jointly, once
 from .random import Generator, default_generator
 from .tensor import Tensor
 
@@ -482,12 +482,18 @@ def cross_entropy(
     Raises:
         TypeError: dtypes do not fit.
         ValueError: Shapes do not fit, a target is no class, or an option is out of range.
+        NotImplementedError: ``target`` or ``weight`` requires a gradient.
     """
     if size_average is not None or reduce is not None:
         raise ValueError("cross_entropy: size_average and reduce are gone: use reduction=")
     x, t = _as_tensor("cross_entropy", input), _as_tensor("cross_entropy", target)
     if not x.ndim:
         raise ValueError("cross_entropy: input must be (C,), (N, C) or (N, C, ...), got ()")
+    for name, constant in (("target", target), ("weight", weight)):
+        if isinstance(constant, Tensor) and constant.requires_grad and is_grad_enabled():
+            raise NotImplementedError(
+                f"cross_entropy: there is no gradient with respect to {name}; pass {name}.detach()"
+            )
     added = x.ndim == 1
     expected = () if added else (x.shape[0], *x.shape[2:])
     probabilities = t.dtype.kind == "f"

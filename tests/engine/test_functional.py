@@ -210,6 +210,11 @@ BAD = {
         ValueError,
         "reduction=",
     ),
+    "cross_entropy_target_gradient": (
+        lambda: F.cross_entropy(t(2, 3), Tensor(np.ones((2, 3)), requires_grad=True)),
+        NotImplementedError,
+        "target",
+    ),
     "mse_shapes": (lambda: F.mse_loss(t(2, 3), t(3)), ValueError, "one shape"),
     "mse_reduction": (lambda: F.mse_loss(t(2), t(2), reduction="no"), ValueError, "reduction"),
 }

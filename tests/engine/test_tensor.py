@@ -264,3 +264,23 @@ def test_arithmetic_keeps_channels_last_memory():
     for y in (x, x.relu(), x + 1, x * x, x.exp()):
         assert y.data.transpose(0, 2, 3, 1).flags.c_contiguous
     assert y.contiguous().data.flags.c_contiguous
+
+
+def test_new_tensors_by_name():
+    with convolt.use_backend("numpy"):
+        for made, expected in (
+            (convolt.zeros(2, 3), np.zeros((2, 3), np.float32)),
+            (convolt.zeros((2, 3), dtype=np.int64), np.zeros((2, 3), np.int64)),
+            (convolt.ones(2), np.ones(2, np.float32)),
+            (convolt.full((2,), 1.5), np.full(2, 1.5, np.float32)),
+            (convolt.full((2, 1), 7), np.full((2, 1), 7)),
+            (convolt.arange(3), np.arange(3)),
+            (convolt.arange(1, 2, 0.25), np.arange(1, 2, 0.25, np.float32)),
+        ):
+            assert made.dtype == expected.dtype
+            np.testing.assert_array_equal(made, expected)
+    x = convolt.functional.max_pool2d(convolt.ones(1, 2, 4, 4, requires_grad=True), 2)
+    for like in (convolt.zeros_like(x), convolt.ones_like(x)):
+        assert like.data.strides == x.data.strides
+        assert not like.requires_grad
+    assert convolt.ones_like(x, dtype=np.float64).sum().item() == 8.0
