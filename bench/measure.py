@@ -29,7 +29,7 @@ UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
 """Unit roundoff of each dtype that can be timed."""
 
 TURN_S = 0.02  # least length of a turn, so that short calls give many samples
-PAUSE_S = 0.01  # before a turn: OpenMP's idle threads keep the cores busy for some milliseconds
+PAUSE_S = 0.15  # before a turn: the other side's idle threads spin on, OpenBLAS's for 100 ms
 
 
 def interleaved(functions: Sequence[Callable[[], object]], repeats: int) -> list[float]:
