@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     An error is a line on standard error; ``CONVOLT_DEBUG=1`` shows the traceback instead.
     """
     try:
-        app(arguments)
+        app(arguments, prog_name="convolt")
     except Exception as error:
         if os.environ.get("CONVOLT_DEBUG") == "1":
             raise
