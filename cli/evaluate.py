@@ -64,6 +64,7 @@ def predict(
 
     opened = Run(run)
     choose_backend(backend)
+    announce_compilation()
     predictions = opened.predict(images, top, checkpoint)
     if as_json:
         report = [

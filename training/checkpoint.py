@@ -54,7 +54,7 @@ def save(path: StrPath, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any
     except OSError as error:
         raise CheckpointError(
             f"{os.fspath(path)}: cannot save this checkpoint: {error.strerror or error} "
-            f"({len(data) / 1e6:.1f} MB were to be written); what was there before is untouched"
+            f"({len(data) / 1e6:.1f} MB were to be written); what was there before is not damaged"
         ) from error
 
 
@@ -83,7 +83,7 @@ def load(path: StrPath) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not _matches(entry, arrays):
         raise CheckpointError(
             f"{name}: the contents do not match the checksum: the file was damaged or changed "
-            "after it was saved; use another checkpoint"
+            "after it was saved"
         )
     return arrays, entry["meta"]
 

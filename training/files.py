@@ -38,8 +38,7 @@ def write_atomically(path: StrPath, data: bytes) -> None:
             raise
         _flush_folder(path.parent)
     except OSError as error:
-        error.filename, error.filename2 = os.fspath(path), None
-        raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 def is_temporary(path: Path) -> bool:

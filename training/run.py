@@ -14,6 +14,7 @@ from ..data import Dataset, Loader, Normalize, from_json, read_image
 from ..data import load as load_data
 from ..engine import functional, no_grad
 from ..engine.random import manual_seed
+from ..kernels.backend import use_backend
 from ..layers import CrossEntropyLoss, Module
 from .checkpoint import load as load_checkpoint
 from .evaluation import Scores, evaluate, evaluation_loader, to_tensor
@@ -73,13 +74,7 @@ class Run:
         from .. import __version__
 
         folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise FileExistsError(f"{folder} is a file; choose another folder by --output")
-        if folder.exists() and not all(map(is_temporary, folder.iterdir())):
-            raise FileExistsError(
-                f"{folder} exists and is not empty; go on with the run in it by --resume, or "
-                "choose another folder by --output"
-            )
+        _check_free(folder)
         train, _ = _load(settings)
         _, height, width, channels = train.images.shape
         augmentation = settings.augmentation(height)
@@ -92,16 +87,19 @@ class Run:
             "version": __version__,
         }
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / CONFIG, readable_json(config))
+        with locked(folder):
+            _check_free(folder)  # still
+            write_atomically(folder / CONFIG, readable_json(config))
         return cls(folder)
 
     def train(self, *, resume: bool, progress: Lines | None = None) -> Result:
-        """Train, on the current backend, and write ``summary.json``.
+        """Train and write ``summary.json``.
 
-        Raises what ``Trainer.run`` raises, and RuntimeError when another process trains here.
+        Raises what ``Trainer.run`` and ``use_backend`` raise, and RuntimeError when another
+        process trains here.
         """
         settings = self.settings
-        with locked(self.folder):
+        with locked(self.folder), use_backend(settings.backend):
             train, test = _load(settings)
             manual_seed(settings.seed)
             model = self.build_model()
@@ -202,6 +200,16 @@ class Run:
                 [Prediction(self.classes[i], float(probabilities[i])) for i in order]
             )
         return predictions
+
+
+def _check_free(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; choose another folder by --output")
+    if folder.exists() and not all(map(is_temporary, folder.iterdir())):
+        raise FileExistsError(
+            f"{folder} exists and is not empty; go on with the run in it by --resume, or choose "
+            "another folder by --output"
+        )
 
 
 def _load(settings: Settings) -> tuple[Dataset, Dataset]:

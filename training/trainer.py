@@ -137,17 +137,22 @@ class Trainer:
         """Train to the end.
 
         ``resume`` goes on from ``last.safetensors``, or starts where there is none; the model,
-        optimizer and loaders must have been made as for the first run. Without it, files in
-        ``output`` are replaced.
+        optimizer and loaders must have been made as for the first run.
 
         Raises:
             DivergedError: A loss or weight is not finite; the last checkpoint stays.
             CheckpointError: A checkpoint cannot be read or written; the previous one stays.
+            FileExistsError: There is a ``last.safetensors``, and ``resume`` was not asked for.
             OSError: A table cannot be written.
         """
         self.output.mkdir(parents=True, exist_ok=True)
         remove_temporary_files(self.output)
-        if resume and (self.output / LAST).exists():
+        if (self.output / LAST).exists():
+            if not resume:
+                raise FileExistsError(
+                    f"{self.output / LAST} is there already; resume that run, or train in "
+                    "another folder"
+                )
             self._restore()
         # What is not finite is found and explained by _check_losses, not by NumPy's warnings.
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"), self.progress:
@@ -268,7 +273,13 @@ class Trainer:
 
     def _restore(self) -> None:
         path = self.output / LAST
-        arrays, meta = load(path)
+        try:
+            arrays, meta = load(path)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error}. {BEST} holds a whole state too: copied over {LAST}, the run goes on "
+                "from there"
+            ) from error
         if meta["loader"] != self._loader_facts():
             raise CheckpointError(
                 f"{path}: this run was trained with other data or batches: {meta['loader']}, now "

@@ -1,7 +1,10 @@
 """The Trainer on small nets: what it writes, when it stops, and that a resume is the same run."""
 
 import csv
+import errno
 import io
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -191,6 +194,48 @@ def test_a_stale_temporary_file_is_removed(tmp_path):
     (tmp_path / ".last.safetensors.1.tmp").write_bytes(b"half")
     trainer(tmp_path, epochs=1).run()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_new_run_does_not_replace_another(tmp_path):
+    trainer(tmp_path, epochs=1).run()
+    before = contents(tmp_path)
+    with pytest.raises(FileExistsError, match=r"last\.safetensors"):
+        trainer(tmp_path, epochs=1).run()
+    assert contents(tmp_path) == before
+
+
+def test_a_full_disk_stops_a_run_that_can_be_resumed(tmp_path, monkeypatch):
+    trainer(tmp_path / "whole", checkpoint_every=2).run()
+    flush, calls = os.fsync, 0
+
+    def full(file):
+        nonlocal calls
+        calls += 1
+        if calls > 12:  # in epoch 2, at step 2
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(file)
+
+    folder = tmp_path / "full"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(CheckpointError, match=r"safetensors: .*No space left on device"):
+            trainer(folder, checkpoint_every=2).run()
+    load(folder / "last.safetensors")
+    trainer(folder, checkpoint_every=2).run(resume=True)
+    assert contents(folder) == contents(tmp_path / "whole")
+
+
+def test_best_can_stand_in_for_a_damaged_last(tmp_path):
+    trainer(tmp_path / "whole").run()
+    with pytest.raises(Interrupted):
+        trainer(tmp_path / "cut", progress=StopAfter(step=9), checkpoint_every=1).run()
+    last = tmp_path / "cut" / "last.safetensors"
+    last.write_bytes(last.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"best\.safetensors holds a whole state too"):
+        trainer(tmp_path / "cut").run(resume=True)
+    shutil.copy(last.with_name("best.safetensors"), last)
+    trainer(tmp_path / "cut").run(resume=True)
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
