@@ -115,7 +115,12 @@ def run_command(
         if arguments.output is not None and arguments.output.suffix not in (".json", ".csv"):
             raise Unfit(f"--output {arguments.output}: the file must end in .json or .csv")
         _choose_backend(arguments.backend)
+        before_s = _cpu_elsewhere_s()
+        start_s = perf_counter()
         report = benchmark(arguments)
+        if before_s is not None and (after_s := _cpu_elsewhere_s()) is not None:
+            busy = max(0.0, after_s - before_s) / (perf_counter() - start_s)
+            report["machine"]["cpus_busy_elsewhere"] = round(busy, 2)
     except Unfit as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -182,7 +187,19 @@ def machine() -> dict[str, Any]:
         except PackageNotFoundError:
             facts[package] = None
     facts["OPENBLAS_CORETYPE"] = os.environ.get("OPENBLAS_CORETYPE")
+    facts["cpus_busy_elsewhere"] = None  # known at the end, see run_command
     return facts
+
+
+def _cpu_elsewhere_s() -> float | None:
+    """Return the CPU time that other programs have used, the host's included; None if unknown."""
+    try:
+        line = Path("/proc/stat").read_text().splitlines()[0]
+    except OSError:
+        return None
+    user, nice, system, _, _, irq, softirq, steal = map(int, line.split()[1:9])
+    total_s = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    return total_s - sum(os.times()[:4])
 
 
 def _commit() -> str | None:
