@@ -49,11 +49,10 @@ def is_cold() -> bool:
 _settings: Any = config
 _settings.CACHE_DIR = str(cache_dir())
 
-# OpenMP's idle threads spin, and then starve the threads of NumPy's BLAS: a gather followed by a
-# product took 10 times as long. The workqueue layer sleeps, but it aborts the process when two
-# threads enter parallel code: hence the lock.
+# Numba's OpenMP layer spins when idle; the workqueue layer sleeps, but it aborts the process
+# when two threads enter parallel code: hence the lock.
 _settings.THREADING_LAYER = "workqueue"
-_parallel_region = RLock()
+parallel_region = RLock()
 
 
 # Only explicit ``prange`` loops run in parallel, and neighbours stay apart: Numba fuses loops
@@ -79,7 +78,7 @@ def parallel_jit(function: Callable) -> Any:
 
     @wraps(function)
     def locked(*arguments: Any) -> Any:
-        with _parallel_region:
+        with parallel_region:
             return compiled(*arguments)
 
     return locked

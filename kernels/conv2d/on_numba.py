@@ -1,28 +1,41 @@
 """conv2d in Numba: windows gathered to rows of a matrix (im2col), then one matrix product.
 
-The rows are gathered in chunks that stay in cache; wgrad adds the chunks in order, and their
-size depends on the shapes alone. One thread gathers, because BLAS's idle threads spin between the
-products, and a second pool of threads would fight them for the cores.
-Grouped convolutions, whose matrices would be slivers, run as direct loops.
+The rows are gathered in chunks that stay in cache, whose size depends on the shapes alone. wgrad
+adds the chunks of each of a few parts in order, and then the parts. Grouped convolutions, whose
+matrices would be slivers, run as direct loops.
 """
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import prange
 
+from ..blas import for_each, scratch
 from ..jit import jit, parallel_jit
 
-CHUNK_BYTES = 4 << 20  # of gathered windows: a few L2 caches
+CHUNK_BYTES = 1 << 20, 4 << 20  # of gathered windows, least and most: they stay in cache
+CHUNKS = 8  # wanted, so that threads share the work evenly
+WGRAD_PARTS = 8  # each holds a sum of the size of w
 
 
 def fprop(x, w, bias, y, size):
     if size.groups > 1:
         _fprop_grouped(x, _filters_innermost(w), y, _geometry(size), size.groups)
-    else:
-        filters = w.reshape(size.k, -1).T
-        for rows, windows in _windows_of_x(x, size):
-            np.matmul(windows, filters, out=y.reshape(-1, size.k)[rows])
-    if bias is not None:
-        y += bias
+        if bias is not None:
+            y += bias
+        return
+    filters = w.reshape(size.k, -1).T
+    windows = _windows_of_x(x, size)
+
+    def chunk(i):
+        rows, gathered = windows.chunk(i)
+        result = y.reshape(-1, size.k)[rows]
+        np.matmul(gathered, filters, out=result)
+        if bias is not None:
+            result += bias
+
+    for_each(chunk, windows.chunks)
 
 
 def dgrad(grad_y, w, grad_x, size):
@@ -43,40 +56,76 @@ def dgrad(grad_y, w, grad_x, size):
                 pixels[...] = 0
                 continue
             rotated = w[np.ix_(range(size.k), r_taps, s_taps)].transpose(1, 2, 0, 3)
-            rotated = rotated.reshape(-1, size.c)
-            result = np.empty((size.n * height * width, size.c), grad_x.dtype)
-            for rows, windows in _windows(grad_y, p_offsets, q_offsets, 1, 1, height, width):
-                np.matmul(windows, rotated, out=result[rows])
-            pixels[...] = result.reshape(pixels.shape)
+            windows = _Windows(grad_y, p_offsets, q_offsets, 1, 1, height, width)
+            _dgrad_phase(windows, rotated.reshape(-1, size.c), pixels)
+
+
+def _dgrad_phase(windows, rotated, pixels):
+    in_place = pixels.flags.c_contiguous
+    target = pixels if in_place else np.empty(pixels.shape, pixels.dtype)
+
+    def chunk(i):
+        rows, gathered = windows.chunk(i)
+        np.matmul(gathered, rotated, out=target.reshape(-1, rotated.shape[1])[rows])
+
+    for_each(chunk, windows.chunks)
+    if not in_place:
+        pixels[...] = target
 
 
 def wgrad(grad_y, x, grad_w, size):
     if size.groups > 1:
         _wgrad_grouped(grad_y, x, grad_w, _geometry(size), size.groups)
         return
-    grad_w[...] = 0
-    by_filter = grad_w.reshape(size.k, -1)
-    for rows, windows in _windows_of_x(x, size):
-        by_filter += grad_y.reshape(-1, size.k)[rows].T @ windows
+    windows = _windows_of_x(x, size)
+    cuts = np.linspace(0, windows.chunks, min(WGRAD_PARTS, windows.chunks) + 1).astype(int)
+    sums = np.zeros((max(1, len(cuts) - 1), size.k, windows.taps), grad_w.dtype)
+
+    def part(i):
+        for j in range(cuts[i], cuts[i + 1]):
+            rows, gathered = windows.chunk(j)
+            sums[i] += grad_y.reshape(-1, size.k)[rows].T @ gathered
+
+    for_each(part, len(cuts) - 1)
+    grad_w[...] = sum(sums[1:], start=sums[0]).reshape(grad_w.shape)
 
 
 def _windows_of_x(x, size):
     row_offsets = np.arange(size.r) * size.dilation_h - size.pad_top
     col_offsets = np.arange(size.s) * size.dilation_w - size.pad_left
-    return _windows(x, row_offsets, col_offsets, size.stride_h, size.stride_w, size.p, size.q)
+    return _Windows(x, row_offsets, col_offsets, size.stride_h, size.stride_w, size.p, size.q)
 
 
-def _windows(image, row_offsets, col_offsets, row_step, col_step, height, width):
-    """Yield (rows of the result, their windows of ``image`` as a matrix), chunk by chunk."""
-    n, channels = image.shape[0], image.shape[3]
-    taps = len(row_offsets) * len(col_offsets) * channels
-    lines = max(1, CHUNK_BYTES // max(1, width * taps * image.itemsize))
-    windows = np.empty((lines, width, len(row_offsets), len(col_offsets), channels), image.dtype)
-    for first in range(0, n * height, lines):
-        chunk = windows[: min(lines, n * height - first)]
-        _gather(image, row_offsets, col_offsets, row_step, col_step, height, first, chunk)
-        rows = slice(first * width, (first + len(chunk)) * width)
-        yield rows, chunk.reshape(-1, taps)
+@dataclass
+class _Windows:
+    """The windows of an image batch as rows of a matrix, gathered chunk by chunk."""
+
+    image: Any
+    row_offsets: Any  # of each tap, from the corner i * row_step, j * col_step
+    col_offsets: Any
+    row_step: int
+    col_step: int
+    height: int  # windows in a column, and in a line
+    width: int
+
+    def __post_init__(self):
+        self.shape = len(self.row_offsets), len(self.col_offsets), self.image.shape[3]
+        self.taps = int(np.prod(self.shape))
+        lines = self.image.shape[0] * self.height
+        line_bytes = max(1, self.width * self.taps * self.image.itemsize)
+        least, most = (max(1, size // line_bytes) for size in CHUNK_BYTES)
+        self.lines = min(max(lines // CHUNKS, least), most)  # of a chunk
+        self.chunks = -(-lines // self.lines)
+
+    def chunk(self, i):
+        """Return the rows of chunk i and their windows, in memory that the next chunk reuses."""
+        first = i * self.lines
+        count = min(self.lines, self.image.shape[0] * self.height - first)
+        windows = scratch((count, self.width, *self.shape), self.image.dtype)
+        offsets = (self.row_offsets, self.col_offsets)
+        _gather(self.image, *offsets, self.row_step, self.col_step, self.height, first, windows)
+        rows = slice(first * self.width, (first + count) * self.width)
+        return rows, windows.reshape(-1, self.taps)
 
 
 @jit

@@ -135,7 +135,9 @@ def test_results_do_not_depend_on_the_chunks(rng, monkeypatch):
     grad_y = rng.integers(-4, 5, size.y_shape) * 1.0
     with use_backend("numba"):
         expected = run(size, x, w, None, grad_y)
-        monkeypatch.setattr(on_numba, "CHUNK_BYTES", 1)  # one line of windows at a time
+        monkeypatch.setattr(
+            on_numba, "CHUNK_BYTES", (1, 1)
+        )  # one line of windows at a time; more parts
         for g, e in zip(run(size, x, w, None, grad_y), expected, strict=True):
             np.testing.assert_array_equal(g, e)
 
