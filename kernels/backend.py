@@ -20,7 +20,7 @@ _HOST = ("numba", "numpy", "emulator")
 
 _chosen: str | None = None  # by CONVOLT_BACKEND or use_backend; None: not yet asked
 _pinned: ContextVar[str | None] = ContextVar("backend of the running backward", default=None)
-_modules: dict[tuple[str, str], ModuleType] = {}
+_modules: dict[tuple[str, str], "_Quiet"] = {}
 
 
 def why_not(name: str) -> str | None:
@@ -140,8 +140,21 @@ def array_module() -> ModuleType:
     return import_module("cupy") if current_backend() == "cuda" else np
 
 
+class _Quiet:
+    """An implementation whose functions give no floating-point warnings.
+
+    Infinities and NaNs are results, on the CPU as on a GPU.
+    """
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return np.errstate(all="ignore")(getattr(self._module, name))
+
+
 def implementation(op: str, *arrays: Any) -> Any:
-    """Return the module that implements the op of package ``op`` for ``arrays`` (Nones skipped).
+    """Return the functions that implement package ``op`` for ``arrays`` (Nones skipped).
 
     Raises:
         TypeError: The arrays live on different backends.
@@ -154,5 +167,6 @@ def implementation(op: str, *arrays: Any) -> Any:
         )
     key = (op, names.pop())
     if key not in _modules:
-        _modules[key] = import_module(f"{op}.on_{'cuda' if key[1] == 'emulator' else key[1]}")
+        file = "on_cuda" if key[1] == "emulator" else f"on_{key[1]}"
+        _modules[key] = _Quiet(import_module(f"{op}.{file}"))
     return _modules[key]

@@ -61,8 +61,7 @@ def tanh_backward(grad_y: Array, y: Array) -> Array:
 def _run(name: str, x: Array, *options: float) -> Array:
     check_floats(name, x=x)
     y = np.empty_like(x, order="K")
-    with np.errstate(all="ignore"):
-        getattr(implementation(__name__, x), name)(x, *options, y)
+    getattr(implementation(__name__, x), name)(x, *options, y)
     return y
 
 
@@ -75,6 +74,5 @@ def _run_backward(name: str, grad_y: Array, kept: str, array: Array, *options: f
         )
     # The order of the kept array: grad_y may be a broadcast scalar, which has none.
     grad_x = np.empty_like(array, order="K")
-    with np.errstate(all="ignore"):
-        getattr(implementation(__name__, grad_y, array), name)(grad_y, array, *options, grad_x)
+    getattr(implementation(__name__, grad_y, array), name)(grad_y, array, *options, grad_x)
     return grad_x

@@ -83,10 +83,7 @@ def forward(
     if x.size:
         weight, bias = _full(weight, x, 1), _full(bias, x, 0)
         operands = (x.reshape(m, c), weight, bias, running_mean, running_var, momentum)
-        with np.errstate(all="ignore"):
-            implementation(__name__, *operands).forward(
-                *operands, eps, y.reshape(m, c), mean, inv_std
-            )
+        implementation(__name__, *operands).forward(*operands, eps, y.reshape(m, c), mean, inv_std)
     return y, mean, inv_std
 
 
@@ -117,10 +114,9 @@ def backward(
     if x.size:
         weight = _full(weight, x, 1)
         operands = (grad_y.reshape(m, c), x.reshape(m, c), mean, inv_std, weight)
-        with np.errstate(all="ignore"):
-            implementation(__name__, *operands).backward(
-                *operands, grad_x.reshape(m, c), grad_weight, grad_bias
-            )
+        implementation(__name__, *operands).backward(
+            *operands, grad_x.reshape(m, c), grad_weight, grad_bias
+        )
     return grad_x, grad_weight, grad_bias
 
 
@@ -154,8 +150,7 @@ def forward_eval(
     if x.size:
         weight, bias = _full(weight, x, 1), _full(bias, x, 0)
         operands = (x.reshape(m, c), weight, bias, running_mean, running_var)
-        with np.errstate(all="ignore"):
-            implementation(__name__, *operands).forward_eval(*operands, eps, y.reshape(m, c))
+        implementation(__name__, *operands).forward_eval(*operands, eps, y.reshape(m, c))
     return y
 
 
@@ -185,10 +180,9 @@ def backward_eval(
     if x.size:
         weight = _full(weight, x, 1)
         operands = (grad_y.reshape(m, c), x.reshape(m, c), weight, running_mean, running_var)
-        with np.errstate(all="ignore"):
-            implementation(__name__, *operands).backward_eval(
-                *operands, eps, grad_x.reshape(m, c), grad_weight, grad_bias
-            )
+        implementation(__name__, *operands).backward_eval(
+            *operands, eps, grad_x.reshape(m, c), grad_weight, grad_bias
+        )
     return grad_x, grad_weight, grad_bias
 
 

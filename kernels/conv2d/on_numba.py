@@ -87,7 +87,10 @@ def wgrad(grad_y, x, grad_w, size):
             sums[i] += grad_y.reshape(-1, size.k)[rows].T @ gathered
 
     for_each(part, len(cuts) - 1)
-    grad_w[...] = sum(sums[1:], start=sums[0]).reshape(grad_w.shape)
+    total = grad_w.reshape(size.k, -1)
+    total[...] = sums[0]
+    for partial in sums[1:]:
+        total += partial
 
 
 def _windows_of_x(x, size):

@@ -6,8 +6,6 @@ Operands are arrays of any strides whose shapes broadcast, or Python numbers; on
 array. The result has the memory order of the first operand of full shape. dtypes promote as in
 PyTorch: the widest dtype of the highest category (bool < int < float), where Python numbers and
 0-d arrays count only if they raise the category; a Python float then means float32.
-
-Infinities and NaNs are results here, not warnings, as on a GPU.
 """
 
 from typing import Any
@@ -79,8 +77,7 @@ def _run(name: str, operands: tuple[Operand, ...], dtypes: tuple[Any, ...], resu
         if full is None
         else np.empty_like(full, dtype=result, order="K")
     )
-    with np.errstate(all="ignore"):
-        getattr(implementation(__name__, *arrays), name)(*arrays, y)
+    getattr(implementation(__name__, *arrays), name)(*arrays, y)
     return y
 
 
@@ -114,8 +111,7 @@ def add(a: Operand, b: Operand) -> Array:
 
 def accumulate(y: Array, x: Array) -> None:
     """y += x, in place: for gradients that the engine owns. Shapes are equal."""
-    with np.errstate(all="ignore"):
-        implementation(__name__, y, x).add(y, x, y)
+    implementation(__name__, y, x).add(y, x, y)
 
 
 def subtract(a: Operand, b: Operand) -> Array:

@@ -226,3 +226,34 @@ def test_bad_input_is_refused_and_the_next_call_is_right(name):
     with pytest.raises(error, match=match):
         call()
     assert F.conv2d(t(1, 2, 3, 3), t(1, 2, 3, 3)).item() == 18.0
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e38])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.conv2d(x, Tensor(np.full((2, 3, 3, 3), 1e3, np.float32))),
+        lambda x: F.max_pool2d(x, 2),
+        lambda x: F.avg_pool2d(x, 2),
+        lambda x: F.adaptive_avg_pool2d(x, 1),
+        lambda x: F.batch_norm(x, None, None, training=True),
+        F.relu,
+        F.leaky_relu,
+        F.sigmoid,
+        F.tanh,
+        F.dropout,
+        lambda x: F.softmax(x, 1),
+        lambda x: F.cross_entropy(x.flatten(1), Tensor([0, 1])),
+        lambda x: x.sum() + x.mean() + x.var() + x.max(),
+        lambda x: (x * x - x) / x,
+    ],
+)
+def test_infinities_and_nans_are_results_not_warnings(backend, function, value):
+    # pytest turns a warning into an error
+    data = r(2, 3, 6, 6).astype(np.float32)
+    data[0, 0, :2, :3] = value
+    data[1] = value
+    x = Tensor(data, requires_grad=True)
+    y = function(x)
+    y.backward(np.ones(y.shape, np.float32))
+    assert x.grad.shape == x.shape
