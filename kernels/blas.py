@@ -5,6 +5,7 @@ all: on a busy machine a step took 20 times as long. So the work is cut into tas
 alone, and BLAS runs single-threaded in each: results do not depend on the number of threads.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,10 @@ _scratch = threading.local()
 @cache
 def _pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="convolt-blas")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked child has none of the threads
 
 
 @cache

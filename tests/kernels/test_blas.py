@@ -1,5 +1,9 @@
 """Matrix products on our own threads: the same bits for any number of them, BLAS left as it was."""
 
+import os
+import subprocess
+import sys
+
 import numba
 import numpy as np
 import pytest
@@ -64,6 +68,28 @@ def test_blas_keeps_its_own_number_of_threads():
     with pytest.raises(ZeroDivisionError):
         blas.for_each(lambda i: 1 // i, 3)
     assert blas_threads() == before
+
+
+FORK = """
+import os, signal
+import convolt
+from convolt import functional as F
+x, w = convolt.randn(32, 8, 32, 32), convolt.randn(16, 8, 3, 3)
+expected = F.max_pool2d(F.conv2d(x, w), 2).numpy().tobytes()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)  # instead of waiting for threads that are not there
+    os._exit(F.max_pool2d(F.conv2d(x, w), 2).numpy().tobytes() != expected)
+print(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_has_threads_of_its_own():
+    environment = os.environ | {"CONVOLT_BACKEND": "numba"}
+    command = [sys.executable, "-W", "ignore", "-c", FORK]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert result.stdout == "0\n"
 
 
 def test_infinities_and_nans_are_results_not_warnings(backend):
