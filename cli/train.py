@@ -12,6 +12,7 @@ from typer import Option
 
 from .backend import announce_compilation, asked_backend, choose_backend
 
+RUNS = Path("runs")
 RESUME_HINT = "go on from the last checkpoint by the same command with --resume"
 
 
@@ -67,13 +68,18 @@ def train(
     ] = None,
     limit: Annotated[int | None, Option(help="Train on the first N training images.")] = None,
     patience: Annotated[
-        int | None, Option(help="Stop after so many epochs without a better one.")
+        int | None,
+        Option(help="Stop after so many epochs without a better one, by accuracy on the test set."),
     ] = None,
     checkpoint_every: Annotated[
         int | None, Option(help="Steps between checkpoints in an epoch. [default: 100]")
     ] = None,
     output: Annotated[
-        Path | None, Option(help="The run's folder. [default: runs/MODEL-DATA-seedSEED]")
+        Path | None,
+        Option(
+            help="The run's folder. [default: runs/MODEL-DATA-seedSEED; with --resume and no "
+            "--seed, that of the one run of MODEL on DATA in runs]"
+        ),
     ] = None,
     resume: Annotated[
         bool,
@@ -82,10 +88,11 @@ def train(
 ) -> None:
     """Train MODEL and keep the best and the last state in a folder.
 
-    Options that are left out are, with --resume, those of the run.
+    The best epoch is the one with the highest accuracy on the test set: chosen on that set, it is
+    a little too high for new images. Options that are left out are, with --resume, those of the
+    run.
     """
     from ..training import Run, Settings
-    from ..training.run import CONFIG
 
     given = {
         "model": model,
@@ -108,9 +115,9 @@ def train(
         "checkpoint_every": checkpoint_every,
     }
     given = {name: value for name, value in given.items() if value is not None}
-    folder = output or Path("runs") / f"{model}-{data}-seed{seed or 0}"
-    if resume and (folder / CONFIG).exists():
-        run = _the_same(Run(folder), given)
+    folder = output or _default_folder(model, data, seed, resume)
+    run = _run_to_resume(folder, given) if resume else None
+    if run is not None:
         choose_backend(run.settings.backend)
     else:
         if resume:
@@ -121,7 +128,7 @@ def train(
     try:
         result = run.train(resume=resume)
     except KeyboardInterrupt:
-        _say(f"interrupted; {RESUME_HINT}:\n  {_command_to_resume()}")
+        _say(f"interrupted; {RESUME_HINT}:\n  {_command_to_resume(folder, output)}")
         raise typer.Exit(130) from None
     best = result.best
     early = ", stopped early" if result.stopped_early else ""
@@ -129,16 +136,57 @@ def train(
     print(f"trained: {result.epochs} epochs in {result.seconds:.1f} s{early}")
     print(
         f"test accuracy: {best.test_accuracy:.4f} (loss {best.test_loss:.4f}), "
-        f"best.safetensors, of epoch {best.epoch}"
+        f"best.safetensors, of epoch {best.epoch}, the best on the test set; "
+        f"{result.last.test_accuracy:.4f} after the last epoch"
     )
 
 
-def _the_same(run: Any, given: dict[str, Any]) -> Any:
-    """``run``, after checking that ``given`` asks for nothing else. Raises ValueError."""
-    from .. import __version__
+def _default_folder(model: str, data: str, seed: int | None, resume: bool) -> Path:
+    """Where to train; to resume without a seed, where the one run of ``model`` on ``data`` is.
 
+    Raises ValueError when there are several.
+    """
+    runs = _runs_of(model, data) if resume and seed is None else []
+    if len(runs) > 1:
+        raise ValueError(
+            f"--resume: there are several runs of {model} on {data}; say which one by --output\n  "
+            + "\n  ".join(map(str, runs))
+        )
+    return runs[0] if runs else RUNS / f"{model}-{data}-seed{seed or 0}"
+
+
+def _runs_of(model: str, data: str) -> list[Path]:
+    from ..training import Run
+    from ..training.run import CONFIG
+
+    found = []
+    for config in sorted(RUNS.glob(f"*/{CONFIG}")):
+        try:
+            settings = Run(config.parent).settings
+        except ValueError:  # of another version, which cannot be resumed
+            continue
+        if (settings.model, settings.data) == (model, data):
+            found.append(config.parent)
+    return found
+
+
+def _run_to_resume(folder: Path, given: dict[str, Any]) -> Any:
+    """The run in ``folder``; None where there is none, or one of other settings not yet begun.
+
+    Raises ValueError when ``given`` asks for other settings than those of a run that has begun.
+    """
+    from .. import __version__
+    from ..training import Run
+    from ..training.run import CONFIG
+
+    if not (folder / CONFIG).exists():
+        return None
+    run = Run(folder)
     asked = {name: value for name, value in given.items() if name != "data_dir"}  # may have moved
-    if differences := run.settings.differences(asked):
+    differences = run.settings.differences(asked)
+    if differences and not run.begun:
+        return None
+    if differences:
         raise ValueError(
             f"--resume: the run in {run.folder} has other settings; leave these options out, or "
             "start another run by another --output\n  " + "\n  ".join(differences)
@@ -153,9 +201,10 @@ def _the_same(run: Any, given: dict[str, Any]) -> Any:
     return run
 
 
-def _command_to_resume() -> str:
+def _command_to_resume(folder: Path, output: Path | None) -> str:
     arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
-    return shlex.join(["convolt", *arguments, "--resume"])
+    where = [] if output else ["--output", str(folder)]
+    return shlex.join(["convolt", *arguments, *where, "--resume"])
 
 
 def _say(line: str) -> None:

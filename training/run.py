@@ -21,7 +21,7 @@ from .evaluation import Scores, evaluate, evaluation_loader, to_tensor
 from .files import StrPath, is_temporary, locked, readable_json, write_atomically
 from .progress import Lines
 from .settings import Settings, build_model
-from .trainer import BEST, LAST, Result, Trainer, arrays_below
+from .trainer import BEST, LAST, METRICS, TIMES, Result, Trainer, arrays_below
 
 CONFIG, SUMMARY = "config.json", "summary.json"
 CHECKPOINTS = {"best": BEST, "last": LAST}
@@ -65,11 +65,18 @@ class Run:
             ) from error
         self.image_shape: tuple[int, int, int] = channels, height, width
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return (self.folder / LAST).exists()
+
     @classmethod
     def create(cls, folder: StrPath, settings: Settings) -> Run:
-        """Begin a run in ``folder``, which is made: write its ``config.json``.
+        """Prepare a run in ``folder``, which is made: write its ``config.json``.
 
-        Raises FileExistsError when there is something in it; errors of loading the data.
+        A run there that has no checkpoint, as it was stopped or diverged before the first one, is
+        replaced. Raises FileExistsError when there is anything else in the folder; RuntimeError
+        when another process trains there; errors of loading the data.
         """
         from .. import __version__
 
@@ -89,6 +96,8 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
             _check_free(folder)  # still
+            for table in (METRICS, TIMES):
+                (folder / table).unlink(missing_ok=True)
             write_atomically(folder / CONFIG, readable_json(config))
         return cls(folder)
 
@@ -96,10 +105,11 @@ class Run:
         """Train and write ``summary.json``.
 
         Raises what ``Trainer.run`` and ``use_backend`` raise, and RuntimeError when another
-        process trains here.
+        process trains here, or has replaced the run.
         """
         settings = self.settings
         with locked(self.folder), use_backend(settings.backend):
+            self._check_not_replaced()
             train, test = _load(settings)
             manual_seed(settings.seed)
             model = self.build_model()
@@ -130,6 +140,7 @@ class Run:
                 "test_loss": result.best.test_loss,
                 "checkpoint": BEST,  # whose scores these are
                 "best_epoch": result.best.epoch,
+                "last_test_accuracy": result.last.test_accuracy,
                 "epochs": result.epochs,
                 "stopped_early": result.stopped_early,
                 "seconds": round(result.seconds, 3),
@@ -139,6 +150,15 @@ class Run:
             }
             write_atomically(self.folder / SUMMARY, readable_json(summary))
         return result
+
+    def _check_not_replaced(self) -> None:
+        own = asdict(self.settings)
+        del own["data_dir"]  # ``train`` may be told that the data have moved
+        if differences := Run(self.folder).settings.differences(own):
+            raise RuntimeError(
+                f"{self.folder}: another process has put another run here meanwhile; choose "
+                "another folder\n  " + "\n  ".join(differences)
+            )
 
     def build_model(self) -> Module:
         """The untrained model."""
@@ -205,10 +225,22 @@ class Run:
 def _check_free(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; choose another folder by --output")
-    if folder.exists() and not all(map(is_temporary, folder.iterdir())):
+    if (folder / LAST).exists():
         raise FileExistsError(
-            f"{folder} exists and is not empty; go on with the run in it by --resume, or choose "
-            "another folder by --output"
+            f"{folder} holds a run; go on with it by --resume, or choose another folder by --output"
+        )
+    if not folder.exists():
+        return
+    try:
+        Run(folder)
+        replaceable = {CONFIG, METRICS, TIMES}  # what it may have written without a checkpoint
+    except (FileNotFoundError, ValueError):  # such a name is then somebody else's
+        replaceable = set()
+    names = {path.name for path in folder.iterdir() if not is_temporary(path)}
+    if others := sorted(names - replaceable):
+        raise FileExistsError(
+            f"{folder} is not empty, it holds {', '.join(others[:5])}; choose another folder by "
+            "--output"
         )
 
 

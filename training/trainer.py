@@ -44,7 +44,8 @@ class DivergedError(ArithmeticError):
 class Result:
     """What a finished training amounts to."""
 
-    best: Epoch  # whose weights are in best.safetensors
+    best: Epoch  # on the test set; its weights are in best.safetensors
+    last: Epoch
     epochs: int  # trained
     stopped_early: bool
     seconds: float  # of the epochs, also those before a resume
@@ -160,7 +161,7 @@ class Trainer:
                 self._run_epoch()
         assert self.best is not None  # at least one epoch is complete
         seconds = math.fsum(timing.seconds for timing in self.timings)
-        return Result(self.best, self.epoch, self.stopped_early, seconds)
+        return Result(self.best, self.rows[-1], self.epoch, self.stopped_early, seconds)
 
     def _run_epoch(self) -> None:
         self._started_s = time.perf_counter()
@@ -232,13 +233,13 @@ class Trainer:
                 raise self._diverged(f"the loss is {loss}", number)
 
     def _diverged(self, what: str, step: int | None = None) -> DivergedError:
-        kept = "No checkpoint was saved before"
+        where = f"{self.output}, where no checkpoint was saved yet"
         if (self.output / LAST).exists():
-            kept = f"{self.output / LAST} is from before, with finite weights"
+            where = f"another folder: {self.output / LAST} is from before, with finite weights"
         return DivergedError(
             f"training diverged: epoch {self.epoch + 1}, step {step or self.step} of "
-            f"{len(self.train)}: {what}. Try a lower learning rate (now "
-            f"{float(self.optimizer.param_groups[0]['lr']):g}). {kept}"
+            f"{len(self.train)}: {what}. Train again with a lower learning rate (now "
+            f"{float(self.optimizer.param_groups[0]['lr']):g}) in {where}"
         )
 
     # Files

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 
@@ -88,10 +89,27 @@ def test_train_writes_to_a_folder_named_after_the_run(convolt_, tmp_path, monkey
     assert code == 0
     assert out.splitlines()[0] == "run: runs/mlp-digits-seed3"
     assert out.splitlines()[-1].startswith("test accuracy: 0.")
+    assert "the best on the test set; " in out.splitlines()[-1]
     assert "epoch 2/2" in err
     summary = json.loads((tmp_path / "runs/mlp-digits-seed3/summary.json").read_text())
     assert summary["backend"] == "numpy"
     assert f"test accuracy: {summary['test_accuracy']:.4f}" in out
+    assert out.endswith(f"{summary['last_test_accuracy']:.4f} after the last epoch\n")
+
+
+def test_resume_without_a_seed_finds_the_one_run(convolt_, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    convolt_(*MLP, "--epochs", "1", "--seed", "3")
+    code, out, _ = convolt_(*MLP, "--resume")
+    assert (code, out.splitlines()[0]) == (0, "run: runs/mlp-digits-seed3")
+    convolt_(*MLP, "--epochs", "1", "--output", "runs/mine")
+    code, out, err = convolt_(*MLP, "--resume")
+    assert (code, out) == (2, "")
+    assert "several runs of mlp on digits; say which one by --output" in err
+    assert err.split()[-2:] == ["runs/mine", "runs/mlp-digits-seed3"]
+    code, out, err = convolt_(*MLP, "--epochs", "1", "--resume", "--seed", "0")
+    assert (code, out.splitlines()[0]) == (0, "run: runs/mlp-digits-seed0")
+    assert "nothing to resume in runs/mlp-digits-seed0: starting" in err
 
 
 def test_a_second_run_needs_resume_or_another_folder(convolt_, trained):
@@ -174,9 +192,20 @@ def test_a_diverging_training_exits_with_1(convolt_, tmp_path):
     assert "lower learning rate" in line
 
 
-def test_a_damaged_checkpoint_exits_with_1(convolt_, trained, tmp_path):
-    import shutil
+def test_after_diverging_the_folder_takes_another_learning_rate(convolt_, tmp_path):
+    arguments = [*MLP, "--epochs", "1", "--output", tmp_path / "run"]
+    for further in ([], ["--resume"]):
+        code, _, err = convolt_(*arguments, "--lr", "1e30")
+        assert code == 1
+        assert f"in {tmp_path / 'run'}, where no checkpoint was saved yet" in err
+        code, _, err = convolt_(*arguments, "--lr", "0.01", *further)
+        assert code == 0
+        assert ("nothing to resume" in err) == bool(further)
+        assert json.loads((tmp_path / "run" / "config.json").read_text())["lr"] == 0.01
+        shutil.rmtree(tmp_path / "run")
 
+
+def test_a_damaged_checkpoint_exits_with_1(convolt_, trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "run")
     data = bytearray((run / "best.safetensors").read_bytes())
     data[-1] ^= 1

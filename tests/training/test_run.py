@@ -28,6 +28,10 @@ def contents(folder):
     return {name: (folder / name).read_bytes() for name in SAME}
 
 
+def rows_of(folder):
+    return (folder / "metrics.csv").read_text().splitlines()[1:]
+
+
 def start(arguments, output):
     command = [sys.executable, "-c", "from convolt.cli import main; main()", "train"]
     command += ["--backend", "numpy", *arguments, "--output", str(output), "--resume"]
@@ -164,6 +168,10 @@ def test_the_folder_holds_what_the_run_was_asked_to_be_and_became(trained):
     assert summary["test_accuracy"] > 0.85
     assert summary["seconds"] > 0
     assert {"test_loss", "backend", "seed", "version"} < summary.keys()
+    accuracies = [float(row.split(",")[4]) for row in rows_of(trained.folder)]
+    assert len(accuracies) == 30
+    assert summary["test_accuracy"] == max(accuracies)
+    assert summary["last_test_accuracy"] == accuracies[-1]
 
 
 def test_evaluate_gives_the_accuracy_of_the_summary(trained):
@@ -171,8 +179,7 @@ def test_evaluate_gives_the_accuracy_of_the_summary(trained):
     scores = trained.evaluate()
     assert (scores.accuracy, scores.loss) == (summary["test_accuracy"], summary["test_loss"])
     last = trained.evaluate("digits", checkpoint="last")
-    rows = (trained.folder / "metrics.csv").read_text().splitlines()
-    assert last.accuracy == float(rows[-1].split(",")[4])
+    assert last.accuracy == float(rows_of(trained.folder)[-1].split(",")[4])
 
 
 def test_evaluate_refuses_other_images(trained, tmp_path):
@@ -212,11 +219,38 @@ def test_one_process_trains_in_a_folder(tmp_path):
 
 def test_a_folder_with_something_in_it_is_not_used(tmp_path):
     (tmp_path / ".config.json.1.tmp").touch()  # of a process killed at once
-    Run.create(tmp_path, Settings(**TINY))
+    Run.create(tmp_path, Settings(**TINY)).train(resume=False)
     with pytest.raises(FileExistsError, match="--resume"):
         Run.create(tmp_path, Settings(**TINY))
     with pytest.raises(FileExistsError, match="is a file"):
         Run.create(tmp_path / "config.json", Settings(**TINY))
+
+
+def test_a_run_without_a_checkpoint_is_replaced(tmp_path):
+    first = Run.create(tmp_path, Settings(**TINY))
+    for table in ("metrics.csv", "times.csv"):
+        (tmp_path / table).write_text("of the first\n")
+    second = Run.create(tmp_path, Settings(**{**TINY, "lr": 0.01}))
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert Run(tmp_path).settings.lr == 0.01
+    with pytest.raises(RuntimeError, match=r"another run here(.|\n)*--lr: 0.01 in the run, 0.05"):
+        first.train(resume=True)
+    second.train(resume=False)
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "summary.json", "notes.txt"])
+def test_a_run_without_a_checkpoint_is_kept_when_there_is_more(tmp_path, name):
+    Run.create(tmp_path, Settings(**TINY))
+    (tmp_path / name).touch()
+    with pytest.raises(FileExistsError, match=f"it holds {name}; choose another folder"):
+        Run.create(tmp_path, Settings(**TINY))
+
+
+def test_a_configuration_of_something_else_is_kept(tmp_path):
+    (tmp_path / "config.json").write_text('{"theirs": 1}')
+    with pytest.raises(FileExistsError, match=r"it holds config\.json; choose another folder"):
+        Run.create(tmp_path, Settings(**TINY))
+    assert (tmp_path / "config.json").read_text() == '{"theirs": 1}'
 
 
 def test_an_unreadable_configuration_is_refused(tmp_path):

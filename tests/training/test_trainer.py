@@ -277,7 +277,7 @@ def test_divergence_says_where_and_keeps_the_last_finite_checkpoint(tmp_path, ba
     run.loss = Exploding(at_call=3)
     with pytest.raises(DivergedError, match=r"epoch 2, step 3 of 5: the loss is (nan|inf)") as info:
         run.run(resume=True)
-    assert "lower learning rate" in str(info.value)
+    assert "lower learning rate (now 0.05) in another folder: " in str(info.value)
     assert (tmp_path / "last.safetensors").read_bytes() == before
 
 
@@ -288,6 +288,14 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     if (tmp_path / "last.safetensors").exists():
         arrays, _ = load(tmp_path / "last.safetensors")
         assert all(np.isfinite(a).all() for a in arrays.values() if a.dtype.kind == "f")
+
+
+def test_divergence_before_the_first_checkpoint_leaves_the_folder_free(tmp_path):
+    run = trainer(tmp_path, epochs=1)
+    run.loss = Exploding(at_call=3)
+    with pytest.raises(DivergedError, match=f"in {tmp_path}, where no checkpoint was saved yet"):
+        run.run()
+    trainer(tmp_path, epochs=1).run()
 
 
 class Exploding(layers.CrossEntropyLoss):
