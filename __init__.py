@@ -1,6 +1,8 @@
 """convolt: a tensor engine for training convnets whose kernels a person can read."""
 
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
+from typing import Any as _Any
 
 from . import layers, optim
 from .engine import (
@@ -25,13 +27,14 @@ from .engine import (
     zeros,
     zeros_like,
 )
-from .engine.random import manual_seed, rand, randn
+from .engine.random import Generator, manual_seed, rand, randn
 from .engine.tensor import tensor
 from .kernels.backend import current_backend, use_backend
 
 __version__ = _version("convolt")
 
 __all__ = [
+    "Generator",
     "Parameter",
     "Tensor",
     "arange",
@@ -61,3 +64,10 @@ __all__ = [
     "zeros",
     "zeros_like",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    """Import the rooms that ``import convolt`` leaves out when they are first asked for."""
+    if name in ("data", "models", "training"):
+        return _import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,6 @@ vector-Jacobian product, "vjp"). The walk is backpropagation as in the Edinburgh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ContextDecorator
 from contextvars import ContextVar
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
@@ -28,32 +27,66 @@ Vjp = Callable[[Array], Array]
 _grad_enabled: ContextVar[bool] = ContextVar("grad enabled", default=True)
 
 
-class set_grad_enabled(ContextDecorator):
-    """Record ops for ``backward`` or not, inside a ``with`` block or a decorated function."""
+class set_grad_enabled:
+    """Record ops for ``backward`` or not: at once when called, until the block ends in ``with``.
+
+    As a decorator it holds inside the function alone.
+    """
 
     def __init__(self, mode: bool) -> None:
         self._mode = mode
-        self._tokens: list[Any] = []
+        self._previous = _grad_enabled.get()
+        _grad_enabled.set(mode)
 
     def __enter__(self) -> None:
-        self._tokens.append(_grad_enabled.set(self._mode))
+        _grad_enabled.set(self._mode)
 
     def __exit__(self, *exception: object) -> None:
-        _grad_enabled.reset(self._tokens.pop())
+        _grad_enabled.set(self._previous)
+
+    def __call__(self, function: Callable) -> Callable:
+        """Decorate ``function``: the mode holds in its calls, and no longer here."""
+        _grad_enabled.set(self._previous)
+        return _switched(function, self._mode)
 
 
-class no_grad(set_grad_enabled):
-    """Record nothing: results inside do not require gradients."""
+class no_grad:
+    """Record nothing: results inside do not require gradients. A block or a decorator."""
+
+    _mode = False
+
+    def __new__(cls, function: Callable | None = None) -> Any:
+        """Make a block; or decorate ``function``, for ``@no_grad`` without parentheses."""
+        return super().__new__(cls) if function is None else _switched(function, cls._mode)
 
     def __init__(self) -> None:
-        super().__init__(False)
+        self._previous: list[bool] = []
+
+    def __enter__(self) -> None:
+        self._previous.append(_grad_enabled.get())
+        _grad_enabled.set(self._mode)
+
+    def __exit__(self, *exception: object) -> None:
+        _grad_enabled.set(self._previous.pop())
+
+    def __call__(self, function: Callable) -> Callable:
+        """Decorate ``function``: the mode holds in its calls."""
+        return _switched(function, self._mode)
 
 
-class enable_grad(set_grad_enabled):
-    """Record again, inside ``no_grad``."""
+class enable_grad(no_grad):
+    """Record again, inside ``no_grad``. A block or a decorator."""
 
-    def __init__(self) -> None:
-        super().__init__(True)
+    _mode = True
+
+
+def _switched(function: Callable, mode: bool) -> Callable:
+    @wraps(function)
+    def switched(*args: Any, **kwargs: Any) -> Any:
+        with enable_grad() if mode else no_grad():
+            return function(*args, **kwargs)
+
+    return switched
 
 
 def is_grad_enabled() -> bool:
@@ -102,6 +135,7 @@ class Node:
                     "optimizer step, load_state_dict or an item assignment); its gradient would "
                     "be wrong: run forward again before backward"
                 )
+        grad = grad[...]  # an object of this walk alone, by which ``once`` knows it
         with pinned(self.backend):
             for parent, vjp in zip(self.parents, self.vjps, strict=True):
                 if parent is not None and vjp is not None and parent.requires_grad:
@@ -203,6 +237,8 @@ def backward(root: Tensor, grad: Array, *, retain_graph: bool) -> None:
 
 def accumulate(tensor: Tensor, grad: Array) -> None:
     """Add ``grad`` to ``tensor.grad``, in the flat buffer when the tensor has a place there."""
+    if not isinstance(tensor.grad, _tensor.Tensor | None):
+        raise TypeError(f"grad must be a Tensor or None, not {type(tensor.grad).__name__}")
     if tensor.grad is None:
         data = tensor._grad_slot
         if data is None or (data.shape, data.dtype) != (tensor.data.shape, tensor.dtype):

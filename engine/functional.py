@@ -33,12 +33,23 @@ from .tensor import Tensor
 IntOrPair = int | Sequence[int]
 
 
-def _as_tensor(op: str, x: Any) -> Tensor:
+def _as_tensor(op: str, x: Any, name: str = "input") -> Tensor:
     if isinstance(x, Tensor):
         return x
     if hasattr(x, "dtype") and hasattr(x, "strides"):
         return Tensor(x)
-    raise TypeError(f"{op}: input must be a Tensor, got {type(x).__name__}")
+    raise TypeError(f"{op}: {name} must be a Tensor or an array, got {type(x).__name__}")
+
+
+def _optional(op: str, x: Any, name: str) -> Tensor | None:
+    return None if x is None else _as_tensor(op, x, name)
+
+
+def _check_reduction(op: str, size_average: Any, reduce: Any, reduction: str) -> None:
+    if size_average is not None or reduce is not None:
+        raise ValueError(f"{op}: size_average and reduce are gone: use reduction=")
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{op}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
 
 
 def _batched(op: str, x: Any, ranks: tuple[int, int] = (3, 4)) -> tuple[Tensor, bool]:
@@ -92,7 +103,7 @@ def conv2d(
         ValueError: Shapes do not fit, or a number is out of range.
     """
     x, added = _batched("conv2d", input)
-    weight = _as_tensor("conv2d", weight)
+    weight, bias = _as_tensor("conv2d", weight, "weight"), _optional("conv2d", bias, "bias")
     if weight.ndim != 4:
         raise ValueError(f"conv2d: weight must be (K, C/groups, R, S), got shape {weight.shape}")
     y = _conv2d(x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
@@ -114,7 +125,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         TypeError: dtypes differ or are not float32 or float64.
         ValueError: Shapes do not fit.
     """
-    x, w = _as_tensor("linear", input), _as_tensor("linear", weight)
+    x, w = _as_tensor("linear", input), _as_tensor("linear", weight, "weight")
+    bias = _optional("linear", bias, "bias")
     if not x.ndim or w.ndim not in (1, 2) or x.shape[-1] != w.shape[-1]:
         raise ValueError(
             f"linear: input {x.shape} must be (..., C) and weight {w.shape} (K, C) with the same "
@@ -337,13 +349,16 @@ def batch_norm(
         raise ValueError(f"batch_norm: input must be (N, C, ...), got shape {x.shape}")
     if not training and (running_mean is None or running_var is None):
         raise ValueError("batch_norm: without training, running_mean and running_var are needed")
+    if training and momentum is None:
+        raise TypeError("batch_norm: momentum must be a number, or an array of one; not None")
     running = [
-        None if r is None else _as_tensor("batch_norm", r) for r in (running_mean, running_var)
+        _optional("batch_norm", running_mean, "running_mean"),
+        _optional("batch_norm", running_var, "running_var"),
     ]
     y = _batch_norm(
         x,
-        weight,
-        bias,
+        _optional("batch_norm", weight, "weight"),
+        _optional("batch_norm", bias, "bias"),
         running=[None if r is None else r.data for r in running],
         training=training,
         momentum=momentum,
@@ -421,6 +436,8 @@ def log_softmax(input: Tensor, dim: int | None = None) -> Tensor:
     x = _as_tensor("log_softmax", input)
     if dim is None:
         raise ValueError("log_softmax: dim is needed, e.g. dim=1 for (N, C)")
+    if not x.numel():
+        return x * 1.0
     largest = x.detach().amax(dim, keepdim=True)
     shifted = x - ops.where(
         (largest.abs() != float("inf")).data, largest.data, 0.0
@@ -439,18 +456,26 @@ def softmax(input: Tensor, dim: int | None = None) -> Tensor:
     return log_softmax(input, dim).exp()
 
 
-@differentiable(keeps=(0,))
-def _cross_entropy(x: Array, *, target: Array, reduction: str, **options: Any) -> Any:
+@differentiable
+def _cross_entropy(
+    x: Array, target: Array, weight: Array | None, *, reduction: str, **options: Any
+) -> Any:
     rows = layout.contiguous(np.moveaxis(x, 1, -1)).reshape(-1, x.shape[1])
     public = (x.shape[0], *x.shape[2:], x.shape[1])
-    loss, saved = _cross_entropy_kernel.forward(rows, target, reduction=reduction, **options)
+    if target.dtype.kind == "f":
+        target = layout.contiguous(np.moveaxis(target, 1, -1)).reshape(-1, x.shape[1])
+    else:
+        target = layout.contiguous(layout.cast(target, np.int64)).reshape(-1)
+    loss, saved = _cross_entropy_kernel.forward(
+        rows, target, weight, reduction=reduction, **options
+    )
 
     def grad_x(g: Array) -> Array:
         g = layout.contiguous(g).reshape(loss.shape)
-        grad = _cross_entropy_kernel.backward(g, rows, target, saved=saved, **options)
+        grad = _cross_entropy_kernel.backward(g, rows, target, weight, saved=saved, **options)
         return np.moveaxis(grad.reshape(public), -1, 1)
 
-    return loss, (grad_x,)
+    return loss, (grad_x, None, None)
 
 
 def cross_entropy(
@@ -484,9 +509,10 @@ def cross_entropy(
         ValueError: Shapes do not fit, a target is no class, or an option is out of range.
         NotImplementedError: ``target`` or ``weight`` requires a gradient.
     """
-    if size_average is not None or reduce is not None:
-        raise ValueError("cross_entropy: size_average and reduce are gone: use reduction=")
-    x, t = _as_tensor("cross_entropy", input), _as_tensor("cross_entropy", target)
+    _check_reduction("cross_entropy", size_average, reduce, reduction)
+    x = _as_tensor("cross_entropy", input)
+    t = _as_tensor("cross_entropy", target, "target")
+    weight = _optional("cross_entropy", weight, "weight")
     if not x.ndim:
         raise ValueError("cross_entropy: input must be (C,), (N, C) or (N, C, ...), got ()")
     for name, constant in (("target", target), ("weight", weight)):
@@ -502,16 +528,10 @@ def cross_entropy(
             f"cross_entropy: for input {x.shape} a target of class indices has shape {expected} "
             f"and one of probabilities {x.shape}, got {t.shape} of {t.dtype}"
         )
-    target_rows = t.data
-    if probabilities:
-        target_rows = target_rows if added else np.moveaxis(target_rows, 1, -1)
-        target_rows = layout.contiguous(target_rows).reshape(-1, x.shape[0 if added else 1])
-    else:
-        target_rows = layout.contiguous(layout.cast(target_rows, np.int64)).reshape(-1)
     loss = _cross_entropy(
         ops.unsqueeze(x, 0) if added else x,
-        target=target_rows,
-        weight=None if weight is None else _as_tensor("cross_entropy", weight).data,
+        ops.unsqueeze(t, 0) if added else t,
+        weight,
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
         reduction=reduction,
@@ -531,13 +551,10 @@ def mse_loss(
     Raises:
         ValueError: The shapes differ, or ``reduction`` is unknown.
     """
-    x, t = _as_tensor("mse_loss", input), _as_tensor("mse_loss", target)
-    if size_average is not None or reduce is not None:
-        raise ValueError("mse_loss: size_average and reduce are gone: use reduction=")
+    _check_reduction("mse_loss", size_average, reduce, reduction)
+    x, t = _as_tensor("mse_loss", input), _as_tensor("mse_loss", target, "target")
     if x.shape != t.shape:
         raise ValueError(f"mse_loss: input {x.shape} and target {t.shape} must have one shape")
-    if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"mse_loss: reduction must be none, mean or sum, got {reduction!r}")
     difference = x - t
     squares = difference * difference
     return squares if reduction == "none" else getattr(squares, reduction)()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -304,13 +304,33 @@ def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     return _tensor.Tensor(reduction.argmax(x.data, dim, keepdims=keepdim))
 
 
-def max_with_index(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+def argmin(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """Index of the first smallest element."""
+    return _tensor.Tensor(reduction.argmin(x.data, dim, keepdims=keepdim))
+
+
+def max_over(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     """Largest element along ``dim`` and its index; the gradient goes to that index."""
-    indices = reduction.argmax(x.data, dim, keepdims=True)
-    values = take_along(x, indices=indices, axis=dim % max(x.ndim, 1))
-    if not keepdim:
-        values, indices = squeeze(values, dim), indices.squeeze(dim) if x.ndim else indices
-    return values, _tensor.Tensor(indices)
+    return _picked(x, argmax(x, dim, True), dim, keepdim)
+
+
+def min_over(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """Smallest element along ``dim`` and its index; the gradient goes to that index."""
+    return _picked(x, argmin(x, dim, True), dim, keepdim)
+
+
+def _picked(x: Tensor, indices: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
+    values = take_along(x, indices=indices.data, axis=dim % max(x.ndim, 1))
+    return (values, indices) if keepdim else (squeeze(values, dim), squeeze(indices, dim))
+
+
+def clamp(x: Tensor, least: Any, most: Any) -> Tensor:
+    """x, but at least ``least`` and at most ``most``; None for no limit."""
+    if least is None and most is None:
+        raise ValueError("clamp: min or max is needed")
+    if least is not None:
+        x = where(less(x, least), least, x)
+    return x if most is None else where(less(most, x), most, x)
 
 
 @differentiable(keeps=())
@@ -452,21 +472,23 @@ def expand(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 def getitem(x: Tensor, index: Any) -> Tensor:
     """``x[index]``: a view for ints and slices, else a copy."""
-    y = _getitem(x, index=index)
-    return _shares(y, x) if np.may_share_memory(y.data, x.data) else y
+    return _shares(_getitem(x, index=index), x)
 
 
 @differentiable(keeps=())
 def _getitem(x: Array, *, index: Any) -> Any:
     parts = index if isinstance(index, tuple) else (index,)
+    # The gradient goes where the index pointed now, whatever becomes of the index.
+    parts = tuple(p.copy() if hasattr(p, "dtype") else p for p in parts)
     if not any(part is Ellipsis for part in parts):
         parts = (*parts, Ellipsis)  # one element is then a 0-d array, not a scalar
-    return indexing.forward(x, parts), (lambda g: indexing.backward(g, index, x.shape),)
+    return indexing.forward(x, parts), (lambda g: indexing.backward(g, parts, x.shape),)
 
 
 def _shares(view: Tensor, x: Tensor) -> Tensor:
-    """Count in-place changes of a view and of its base together."""
-    view._version = x._version
+    """Count in-place changes of a view and of its base together; a copy keeps its own count."""
+    if np.may_share_memory(view.data, x.data):
+        view._version = x._version
     return view
 
 
@@ -503,13 +525,14 @@ def _cat(*arrays: Array, dim: int) -> Any:
     )
 
 
-def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+def cat(tensors: Iterable[Tensor], dim: int = 0) -> Tensor:
     """Join along an axis.
 
     Raises:
         ValueError: There is nothing to join, or the other axes differ.
         IndexError: ``dim`` is out of range.
     """
+    tensors = list(tensors)
     if not tensors:
         raise ValueError("cat: nothing to join")
     first = tensors[0]
@@ -525,7 +548,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     return _cat(*tensors, dim=dim)
 
 
-def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+def stack(tensors: Iterable[Tensor], dim: int = 0) -> Tensor:
     """Join along a new axis.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ class Tensor:
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         self.data: Array = data.data if isinstance(data, Tensor) else _as_array(data)
         self.grad: Tensor | None = None
-        self.requires_grad = False
+        self._requires_grad = False
         self._node: Node | None = None
         self._version = data._version if isinstance(data, Tensor) else Version()
         self._grad_slot: Array | None = None  # the place of the gradient in a flat buffer
@@ -106,6 +107,20 @@ class Tensor:
         join = ",\n       " if "\n" in values or len(values) > 60 else ", "
         return f"{type(self).__name__}({values}{join}{facts})"
 
+    def __format__(self, spec: str) -> str:
+        """Format one element as the number it is, for f"{loss:.3f}"."""
+        return format(self.item() if spec and self.data.size == 1 else str(self), spec)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        if self._node is not None:
+            raise RuntimeError("only leaves can be copied deeply; use detach().clone()")
+        copy = type(self)(layout.copy(self.data))
+        copy.requires_grad = self.requires_grad
+        memo[id(self)] = copy
+        if self.grad is not None:
+            copy.grad = Tensor(layout.copy(self.grad.data))
+        return copy
+
     # To other worlds
 
     def numpy(self) -> np.ndarray:
@@ -169,17 +184,26 @@ class Tensor:
 
     # Gradients
 
-    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
-        """Ask for a gradient (or no longer) and return self.
+    @property
+    def requires_grad(self) -> bool:
+        """Whether ``backward`` computes a gradient for it.
 
         Raises:
-            TypeError: The dtype is not floating.
+            TypeError: On setting: the dtype is not floating.
             RuntimeError: A result of recorded ops cannot stop requiring one; use ``detach``.
         """
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, requires_grad: bool) -> None:
         if requires_grad and self.dtype.kind != "f":
             raise TypeError(f"only floating tensors can require a gradient, not {self.dtype}")
         if not requires_grad and self._node is not None:
             raise RuntimeError("a result requires a gradient if its inputs do; use detach()")
+        self._requires_grad = bool(requires_grad)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Set ``requires_grad`` and return self."""
         self.requires_grad = requires_grad
         return self
 
@@ -280,11 +304,11 @@ class Tensor:
     def __abs__(self) -> Tensor:
         return ops.absolute(self)
 
-    def __eq__(self, other: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return ops.equal(self, other)
+    def __eq__(self, other: Any) -> Any:
+        return False if other is None else ops.equal(self, other)
 
-    def __ne__(self, other: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return ops.not_equal(self, other)
+    def __ne__(self, other: Any) -> Any:
+        return True if other is None else ops.not_equal(self, other)
 
     def __lt__(self, other: Any) -> Tensor:
         return ops.less(self, other)
@@ -299,6 +323,57 @@ class Tensor:
         return ops.less_equal(other, self)
 
     __hash__ = object.__hash__
+
+    def __and__(self, other: Any) -> Tensor:
+        return ops.minimum(_mask(self), _mask(other))
+
+    def __or__(self, other: Any) -> Tensor:
+        return ops.maximum(_mask(self), _mask(other))
+
+    def __xor__(self, other: Any) -> Tensor:
+        return ops.not_equal(_mask(self), _mask(other))
+
+    __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
+
+    def __invert__(self) -> Tensor:
+        return ops.equal(_mask(self), False)
+
+    def _update(self, op: Any, other: Any) -> Tensor:
+        """Do ``self op= other``: a recorded op gives a new tensor, which the name is bound to.
+
+        Where nothing is recorded the memory changes, and all views of it with it.
+        """
+        tracked = isinstance(other, Tensor) and other.requires_grad
+        if autograd.is_grad_enabled() and (self.requires_grad or tracked):
+            if self.requires_grad and self._node is None:
+                raise RuntimeError(
+                    "a leaf whose gradient is tracked cannot be changed in place; use no_grad()"
+                )
+            return op(self, other)
+        if self._node is not None:
+            raise RuntimeError("a result that backward needs cannot be changed in place")
+        with autograd.no_grad():
+            result = op(self, other)
+        if result.shape != self.shape or np.promote_types(result.dtype, self.dtype) != self.dtype:
+            raise TypeError(
+                f"{result.shape} {result.dtype} does not fit in place of {self.shape} {self.dtype}"
+            )
+        return self.copy_(result)
+
+    def __iadd__(self, other: Any) -> Tensor:
+        return self._update(ops.add, other)
+
+    def __isub__(self, other: Any) -> Tensor:
+        return self._update(ops.subtract, other)
+
+    def __imul__(self, other: Any) -> Tensor:
+        return self._update(ops.multiply, other)
+
+    def __itruediv__(self, other: Any) -> Tensor:
+        return self._update(ops.divide, other)
+
+    def __ipow__(self, other: Any) -> Tensor:
+        return self._update(ops.power, other)
 
     def add(self, other: Any) -> Tensor:
         """Self + other."""
@@ -344,6 +419,14 @@ class Tensor:
         """Square root."""
         return ops.sqrt(self)
 
+    def clamp(self, min: Any = None, max: Any = None) -> Tensor:
+        """Self, but at least ``min`` and at most ``max``; the gradient is 0 outside.
+
+        Raises:
+            ValueError: Both are None.
+        """
+        return ops.clamp(self, min, max)
+
     def relu(self) -> Tensor:
         """max(self, 0)."""
         return ops.relu(self)
@@ -384,14 +467,11 @@ class Tensor:
 
     def max(self, dim: int | None = None, keepdim: bool = False) -> Any:
         """Largest element; with ``dim`` also the index of the first one, as (values, indices)."""
-        return self.amax() if dim is None else Extremes(*ops.max_with_index(self, dim, keepdim))
+        return self.amax() if dim is None else Extremes(*ops.max_over(self, dim, keepdim))
 
     def min(self, dim: int | None = None, keepdim: bool = False) -> Any:
         """Smallest element; with ``dim`` also the index of the first one."""
-        if dim is None:
-            return self.amin()
-        values, indices = ops.max_with_index(ops.negative(self), dim, keepdim)
-        return Extremes(ops.negative(values), indices)
+        return self.amin() if dim is None else Extremes(*ops.min_over(self, dim, keepdim))
 
     def argmax(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
         """Index, int64, of the first largest element."""
@@ -399,7 +479,7 @@ class Tensor:
 
     def argmin(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
         """Index, int64, of the first smallest element."""
-        return ops.argmax(ops.negative(self), dim, keepdim)
+        return ops.argmin(self, dim, keepdim)
 
     # Shape and type
 
@@ -407,6 +487,7 @@ class Tensor:
         """Same elements in C order of the public axes; one length may be -1."""
         return ops.reshape(self, _sequence(shape))
 
+    #: Copies where the memory is not C-contiguous, as after a convolution; PyTorch's would refuse.
     view = reshape
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
@@ -452,6 +533,11 @@ class Tensor:
             raise RuntimeError(
                 "a tensor whose gradient is tracked cannot be changed in place; use "
                 "convolt.where, or no_grad() on a leaf"
+            )
+        if isinstance(value, Tensor) and value.requires_grad and autograd.is_grad_enabled():
+            raise RuntimeError(
+                "assigning a tensor whose gradient is tracked would lose its history; use "
+                "convolt.where, cat or stack, or assign value.detach()"
             )
         value = value.data if isinstance(value, Tensor) else value
         self.data[_plain_index(index)] = value
@@ -542,7 +628,17 @@ def _sequence(given: Sequence[Any]) -> tuple[int, ...]:
     """Accept f(2, 3) and f((2, 3))."""
     if len(given) == 1 and isinstance(given[0], Sequence):
         given = given[0]
-    return tuple(int(x) for x in given)
+    try:
+        return tuple(operator.index(x) for x in given)
+    except TypeError:
+        raise TypeError(f"a shape or order of axes is made of ints, not {given!r}") from None
+
+
+def _mask(x: Any) -> Tensor:
+    x = x if isinstance(x, Tensor) else Tensor(x)
+    if x.dtype != np.bool_:
+        raise TypeError(f"&, |, ^ and ~ combine bool tensors, not {x.dtype}")
+    return x
 
 
 def _plain_index(index: Any) -> Any:

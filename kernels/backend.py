@@ -132,6 +132,8 @@ def backend_of(array: Any) -> str:
     if isinstance(array, np.ndarray):
         name = current_backend()
         return name if name in _HOST else "numba"
+    if not hasattr(array, "__cuda_array_interface__"):
+        raise TypeError(f"an array is needed, got {type(array).__name__}: {array!r:.60}")
     return "cuda"
 
 

@@ -30,8 +30,6 @@ from ..arrays import (
 )
 from ..backend import implementation
 
-Padding = int | str | tuple[int, int]
-
 
 @dataclass(frozen=True, slots=True)
 class Conv2dSize:

@@ -28,7 +28,7 @@ def common_dtype(*operands: Operand) -> np.dtype:
     """
     tiers: tuple[list[np.dtype], ...] = ([], [], [])  # arrays, 0-d arrays, Python numbers
     for operand in operands:
-        if hasattr(operand, "dtype"):
+        if isinstance(getattr(operand, "dtype", None), np.dtype):
             tiers[0 if operand.ndim else 1].append(operand.dtype)
         elif type(operand) in _OF_PYTHON:
             tiers[2].append(_OF_PYTHON[type(operand)])
@@ -99,6 +99,8 @@ def _binary(name: str, a: Operand, b: Operand) -> Array:
 
 def _comparison(name: str, a: Operand, b: Operand) -> Array:
     dtype = common_dtype(a, b)
+    if dtype.kind in "iu" and (isinstance(a, int) or isinstance(b, int)):
+        dtype = np.dtype(np.int64)  # uint8 < 300 is a question with an answer
     return _run(name, (a, b), (dtype, dtype), np.bool_)
 
 

@@ -2,7 +2,7 @@
 
     sum      y[kept] = sum over the reduced axes of x
     max, min y[kept] = the largest, smallest element; NaN if there is one
-    argmax   y[kept] = index of the first largest element along one axis; NaN counts as largest
+    argmax, argmin  y[kept] = index of the first such element along one axis; NaN comes first
 
 Arrays have any strides; results are C-contiguous. float32 sums accumulate in float64, in an
 order that depends on the shape alone.
@@ -71,13 +71,29 @@ def argmax(x: Array, axis: int | None = None, *, keepdims: bool = False) -> Arra
     """Index, int64, of the first largest element along ``axis``, or of x in C order.
 
     Raises:
+        TypeError: ``axis`` is neither an int nor None.
         IndexError, ValueError: As ``max``.
     """
-    if axis is None:
-        _not_empty("argmax", x, None)
-        flat = _run("argmax", x.reshape(-1), (0,), np.int64, False)
-        return flat.reshape((1,) * x.ndim) if keepdims else flat
-    return _run("argmax", x, _not_empty("argmax", x, axis), np.int64, keepdims)
+    return _index("argmax", x, axis, keepdims)
+
+
+def argmin(x: Array, axis: int | None = None, *, keepdims: bool = False) -> Array:
+    """Index, int64, of the first smallest element along ``axis``, or of x in C order.
+
+    Raises:
+        TypeError, IndexError, ValueError: As ``argmax``.
+    """
+    return _index("argmin", x, axis, keepdims)
+
+
+def _index(name: str, x: Array, axis: int | None, keepdims: bool) -> Array:
+    if axis is not None and not isinstance(axis, int | np.integer):
+        raise TypeError(f"{name}: one axis, an int, is needed, or None, not {axis!r}")
+    axes = _not_empty(name, x, axis)
+    if axis is not None:
+        return _run(name, x, axes, np.int64, keepdims)
+    flat = _run(name, x.reshape(-1), (0,), np.int64, False)
+    return flat.reshape((1,) * x.ndim) if keepdims else flat
 
 
 def _not_empty(op: str, x: Array, axes: Axes) -> tuple[int, ...]:

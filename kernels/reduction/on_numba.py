@@ -35,6 +35,10 @@ def argmax(rows, y):
     np.argmax(rows, axis=1, out=y)
 
 
+def argmin(rows, y):
+    np.argmin(rows, axis=1, out=y)
+
+
 @parallel_jit
 def _sum_rows(rows, partial):
     parts, kept = partial.shape

@@ -17,3 +17,7 @@ def min(rows, y):
 
 def argmax(rows, y):
     np.argmax(rows, axis=1, out=y)
+
+
+def argmin(rows, y):
+    np.argmin(rows, axis=1, out=y)

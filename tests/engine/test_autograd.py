@@ -251,3 +251,126 @@ def test_backward_in_several_threads_at_once():
         thread.join()
     for seed in range(2, 5):
         np.testing.assert_array_equal(results[seed], results[1])
+
+
+def test_set_grad_enabled_switches_at_once_and_a_block_restores():
+    try:
+        convolt.set_grad_enabled(False)
+        assert not convolt.is_grad_enabled()
+        with convolt.set_grad_enabled(True):
+            assert convolt.is_grad_enabled()
+        assert not convolt.is_grad_enabled()
+    finally:
+        convolt.set_grad_enabled(True)
+
+    @convolt.set_grad_enabled(False)
+    def inside():
+        return convolt.is_grad_enabled()
+
+    @convolt.no_grad
+    def without_parentheses(x):
+        return convolt.is_grad_enabled(), x
+
+    assert convolt.is_grad_enabled()
+    assert inside() is False
+    assert without_parentheses(3) == (False, 3)
+    assert convolt.is_grad_enabled()
+
+
+@pytest.mark.parametrize("which", ["target", "weight"])
+def test_changes_of_a_target_or_class_weight_before_backward_are_refused(which):
+    x, target = leaf(np.ones((2, 3))), Tensor([0, 1])
+    weight = Tensor(np.ones(3))
+    loss = functional.cross_entropy(x, target, weight)
+    {"target": target, "weight": weight}[which][0] = 2
+    with pytest.raises(RuntimeError, match="changed in place"):
+        loss.backward()
+
+
+def test_a_gradient_goes_where_the_index_pointed_in_the_forward_pass():
+    for index in (Tensor([1, 3]), np.array([1, 3])):
+        x = leaf(np.zeros(4))
+        y = x[index].sum()
+        index[0] = 2
+        y.backward()
+        np.testing.assert_array_equal(x.grad, [0, 1, 0, 1])
+
+
+def test_a_second_backward_reads_the_gradient_it_is_given():
+    x, w = leaf(np.ones((1, 1, 3, 3))), leaf(np.ones((1, 1, 1, 1)))
+    y = functional.conv2d(x, w)
+    grad = np.ones((1, 1, 3, 3))
+    y.backward(grad, retain_graph=True)
+    grad[...] = 10.0
+    y.backward(grad)
+    np.testing.assert_array_equal(x.grad, np.full((1, 1, 3, 3), 11.0))
+
+
+def test_assigning_a_tracked_value_is_refused_since_its_history_would_be_lost():
+    out, w = Tensor([0.0, 0.0]), leaf([2.0])
+    with pytest.raises(RuntimeError, match="history"):
+        out[0] = (w * 3)[0]
+    out[0] = (w * 3)[0].detach()
+    assert out.tolist() == [6.0, 0.0]
+
+
+def test_augmented_assignment_changes_memory_where_nothing_is_recorded():
+    x = leaf([1.0, 2.0])
+    alias = x.detach()
+    with convolt.no_grad():
+        for update in (
+            lambda p: p.__iadd__(1.0),
+            lambda p: p.__isub__(Tensor(np.array([0.5, 0.5]))),
+            lambda p: p.__imul__(2),
+            lambda p: p.__itruediv__(4.0),
+            lambda p: p.__ipow__(2),
+        ):
+            assert update(x) is x
+    np.testing.assert_array_equal(alias, [((1 + 0.5) * 2 / 4) ** 2, ((2 + 0.5) * 2 / 4) ** 2])
+    assert x.requires_grad
+    with pytest.raises(RuntimeError, match="no_grad"):
+        x += 1.0
+    y = x * 2
+    before = y
+    y += 1.0  # recorded: the name is bound to a new tensor
+    assert y is not before
+    y.sum().backward()
+    np.testing.assert_array_equal(x.grad, [2.0, 2.0])
+    count = Tensor([1, 2])
+    with pytest.raises(TypeError, match="does not fit"):
+        count += 0.5
+    with pytest.raises(TypeError, match="does not fit"):
+        count += np.ones((2, 2), int)
+    with convolt.no_grad(), pytest.raises(RuntimeError, match="backward needs"):
+        before += 1.0
+
+
+def test_only_leaves_are_copied_deeply():
+    import copy
+
+    x = leaf([1.0, 2.0])
+    (x * x).sum().backward()
+    twin = copy.deepcopy([x, x])
+    assert twin[0] is twin[1]
+    assert twin[0].requires_grad
+    np.testing.assert_array_equal(twin[0].grad, x.grad)
+    assert not np.shares_memory(twin[0].data, x.data)
+    with pytest.raises(RuntimeError, match="leaves"):
+        copy.deepcopy(x * x)
+
+
+def test_a_copy_made_by_reshape_counts_its_own_changes():
+    x = leaf(np.arange(6.0).reshape(2, 3))
+    h = x * 2
+    y = (h * h).sum()
+    copy = h.detach().T.reshape(6)
+    copy[0] = 100.0
+    y.backward()
+    np.testing.assert_array_equal(x.grad, 8 * x.data)
+
+
+def test_a_gradient_assigned_by_the_user_must_be_a_tensor():
+    x = leaf([1.0])
+    x.grad = np.ones(1)
+    with pytest.raises(TypeError, match="grad must be a Tensor"):
+        (x * x).sum().backward()

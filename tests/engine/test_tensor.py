@@ -284,3 +284,61 @@ def test_new_tensors_by_name():
         assert like.data.strides == x.data.strides
         assert not like.requires_grad
     assert convolt.ones_like(x, dtype=np.float64).sum().item() == 8.0
+
+
+def test_format_none_and_masks():
+    loss = Tensor(1.23456)
+    assert f"{loss:.3f} {loss}".startswith("1.235 Tensor(")
+    x = Tensor([1.0, 2.0, 3.0])
+    assert (x == None) is False  # noqa: E711
+    assert (x != None) is True  # noqa: E711
+    assert None not in [x]
+    inside = (x > 1) & (x < 3)
+    assert inside.tolist() == [False, True, False]
+    assert (~inside | (x == 2)).tolist() == [True] * 3
+    assert (inside ^ np.array([True, True, True])).tolist() == [True, False, True]
+    with pytest.raises(TypeError, match="bool"):
+        x & x
+
+
+def test_clamp_passes_the_gradient_inside_its_limits():
+    x = Tensor([-2.0, -1.0, 0.5, 3.0], requires_grad=True)
+    y = x.clamp(-1, 2)
+    assert y.tolist() == [-1.0, -1.0, 0.5, 2.0]
+    y.sum().backward()
+    assert x.grad.tolist() == [0.0, 1.0, 1.0, 0.0]
+    assert x.clamp(max=0.0).tolist() == [-2.0, -1.0, 0.0, 0.0]
+    with pytest.raises(ValueError, match="min or max"):
+        x.clamp()
+
+
+def test_extrema_of_integers():
+    x = convolt.tensor([3, 0, 1], dtype=np.uint8)
+    assert x.argmin().item() == 1
+    assert [t.item() for t in x.min(0)] == [0, 1]
+    assert Tensor([0, -(2**63)]).argmin().item() == 1
+    assert (x == -1).tolist() == [False] * 3
+    assert (x < 300).tolist() == [True] * 3
+    with pytest.raises(TypeError, match="one axis"):
+        x.argmax((0, 0))
+
+
+def test_requires_grad_is_checked_when_set():
+    x = Tensor([1, 2])
+    with pytest.raises(TypeError, match="int64"):
+        x.requires_grad = True
+    y = Tensor([1.0], requires_grad=True) * 2
+    with pytest.raises(RuntimeError, match="detach"):
+        y.requires_grad = False
+    with pytest.raises(TypeError, match="made of ints"):
+        convolt.zeros(2.5)
+    with pytest.raises(TypeError, match="made of ints"):
+        convolt.zeros((2, 3), "float64")
+
+
+def test_the_other_rooms_are_there_when_asked_for():
+    assert convolt.models.lenet5
+    assert convolt.data.digits
+    assert convolt.Generator(3).get_state() == (3, 0)
+    with pytest.raises(AttributeError, match="no attribute 'kernel'"):
+        convolt.kernel  # noqa: B018
