@@ -5,10 +5,11 @@ file goes stale. The cache folder is therefore keyed by a hash of all kernel sou
 versions of Python, Numba, llvmlite and NumPy.
 """
 
-import os
 import platform
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, wraps
 from hashlib import sha256
 from pathlib import Path
@@ -20,12 +21,7 @@ import numba
 import numpy as np
 from numba.core import config
 
-
-def cache_root() -> Path:
-    """Return the folder of everything compiled: ``CONVOLT_CACHE_DIR``, else the user's cache."""
-    if root := os.environ.get("CONVOLT_CACHE_DIR"):
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convolt"
+from .paths import cache_root
 
 
 @cache
@@ -47,12 +43,43 @@ def is_cold() -> bool:
 
 
 _settings: Any = config
-_settings.CACHE_DIR = str(cache_dir())
 
 # Numba's OpenMP layer spins when idle; the workqueue layer sleeps, but it aborts the process
-# when two threads enter parallel code: hence the lock.
-_settings.THREADING_LAYER = "workqueue"
+# when two threads enter parallel code: hence the lock. The layer is the whole process's, so
+# whoever chose another one keeps it.
+if _settings.THREADING_LAYER == "default":
+    _settings.THREADING_LAYER = "workqueue"
 parallel_region = RLock()
+
+
+@cache
+def _made_cache_dir() -> str:
+    """Make the folder: where it cannot be written, Numba would quietly use its own, stale one.
+
+    Raises:
+        RuntimeError: It cannot be made or written.
+    """
+    folder = cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise RuntimeError(
+            f"compiled kernels cannot be kept in {folder}: {error.strerror}; set "
+            "CONVOLT_CACHE_DIR to a folder that can be written"
+        ) from error
+    return str(folder)
+
+
+@contextmanager
+def _our_cache() -> Iterator[None]:
+    """Have what is decorated here cached in our folder; other users of Numba keep theirs."""
+    previous = _settings.CACHE_DIR
+    _settings.CACHE_DIR = _made_cache_dir()
+    try:
+        yield
+    finally:
+        _settings.CACHE_DIR = previous
 
 
 # Only explicit ``prange`` loops run in parallel, and neighbours stay apart: Numba fuses loops
@@ -64,7 +91,8 @@ _ONLY_PRANGE: Any = dict.fromkeys(
 
 def jit(function: Callable) -> Any:
     """Compile a function that one thread runs, or that parallel loops call."""
-    return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    with _our_cache():
+        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
 
 
 def parallel_jit(function: Callable) -> Any:
@@ -72,9 +100,9 @@ def parallel_jit(function: Callable) -> Any:
 
     The index of ``prange`` is unsigned: cast it with ``np.int64`` before mixing it with others.
     """
-    compiled = numba.njit(cache=True, nogil=True, error_model="numpy", parallel=_ONLY_PRANGE)(
-        function
-    )
+    options: Any = {"cache": True, "nogil": True, "error_model": "numpy", "parallel": _ONLY_PRANGE}
+    with _our_cache():
+        compiled = numba.njit(**options)(function)
 
     @wraps(function)
     def locked(*arguments: Any) -> Any:
@@ -96,7 +124,8 @@ def elementwise(function: Callable) -> Any:
     def apply(*arrays: np.ndarray, out: np.ndarray) -> None:
         dtypes = tuple(array.dtype for array in arrays)
         if dtypes not in ufuncs:
-            ufuncs[dtypes] = numba.vectorize(cache=True)(function)
+            with _our_cache():
+                ufuncs[dtypes] = numba.vectorize(cache=True)(function)
         ufuncs[dtypes](*arrays, out=out)
 
     return apply

@@ -87,3 +87,16 @@ def test_the_key_changes_with_any_kernel_source(monkeypatch):
         Path, "read_bytes", lambda path: original(path) + (b"#" if path == changed else b"")
     )
     assert jit.cache_dir.__wrapped__() != before
+
+
+def test_a_cache_folder_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    environment = os.environ | {"CONVOLT_CACHE_DIR": str(tmp_path / "file")}
+    command = [sys.executable, "-c", "import convolt; convolt.tensor([1.0]).sum()"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode != 0
+    assert "set CONVOLT_CACHE_DIR to a folder that can be written" in result.stderr
+
+
+def test_other_users_of_numba_keep_their_cache_folder():
+    assert str(jit.cache_dir()) != jit.config.CACHE_DIR
