@@ -1,9 +1,9 @@
-"""Element-wise arithmetic, reductions and layout."""
+"""Element-wise arithmetic, reductions, layout and indexing."""
 
 import numpy as np
 import pytest
 
-from convolt.kernels import elementwise, layout, reduction
+from convolt.kernels import elementwise, indexing, layout, reduction
 
 SHAPE = (16, 64, 28, 28)  # N C H W
 
@@ -42,3 +42,14 @@ def test_contiguous(timed, random):
 @pytest.mark.benchmark(group="layout, float32 to float64")
 def test_cast(timed, random):
     timed(layout.cast, random(*SHAPE), np.float64)
+
+
+@pytest.mark.benchmark(group="indexing, gradient of a slice")
+def test_slice_gradient(timed, random):
+    timed(indexing.backward, random(16, 64, 14, 14), (Ellipsis, slice(0, 14), slice(0, 14)), SHAPE)
+
+
+@pytest.mark.benchmark(group="indexing, gradient of a gather")
+def test_gather_gradient(timed, random):
+    index = np.arange(512) * 7 % 100
+    timed(indexing.backward, random(512, 64), index, (100, 64))
