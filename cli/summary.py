@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
-from .backend import choose_backend
+from .backend import announce_compilation, choose_backend
 
 NUMBER_OF_CLASSES = 10
 
@@ -25,6 +25,7 @@ def summary(
 
     choose_backend(None)
     shape = _parse(input_size)
+    announce_compilation()
     costs = summarize(build_model(model, shape, NUMBER_OF_CLASSES), shape, batch)
     if as_json:
         print(json.dumps({"model": model, **costs.to_dict()}, indent=2))

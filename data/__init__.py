@@ -43,13 +43,18 @@ def load(
 
     ``root`` is a folder that holds the files (for cifar10 also the .tar.gz itself); nothing is
     downloaded then. Without it the files come from the cache, downloaded there when missing.
-    ``digits`` needs no files. ``size`` resizes the images to ``size`` x ``size`` pixels.
-    ``seed`` splits ``digits``; the others come with a split.
+    ``digits`` needs no files and takes no ``root``. ``size`` resizes the images to ``size`` x
+    ``size`` pixels. ``seed`` splits ``digits``; the others come with a split.
 
-    Raises ValueError for an unknown name, a bad size or seed, or a malformed file;
+    Raises ValueError for an unknown name, a bad size or seed, a malformed file, a root of digits;
     FileNotFoundError where ``root`` lacks a file; ConnectionError when no mirror answers.
     """
     if name == "digits":
+        if root is not None:
+            raise ValueError(
+                "digits come with scikit-learn and are not read from a folder; leave --data-dir "
+                "(root= in Python) out"
+            )
         return digits(8 if size is None else size, seed)
     if name in ("mnist", "fashion-mnist"):
         from .idx import load_idx

@@ -12,7 +12,7 @@ import numpy as np
 from .image import resize
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Images (N, H, W, C) uint8, C-contiguous, with labels (N,) int64 in 0 .. len(classes) - 1.
 
@@ -55,6 +55,10 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        shapes = f"images {self.images.shape}, labels {self.labels.shape}"
+        return f"Dataset({self.name!r}, {shapes}, {len(self.classes)} classes)"
 
     def subset(self, which: SupportsIndex | Sequence[int] | np.ndarray) -> Dataset:
         """The first ``which`` images (an integer), or the images at the indices ``which``.

@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..kernels.paths import cache_root
+
 TIMEOUT_S = (10, 30)  # to connect; between two reads
 CHUNK_BYTES = 1 << 16
 
 
 def cache_folder(name: str) -> Path:
-    """Where the files of the data set ``name`` are kept: in the user's cache."""
-    import pooch
-
-    return Path(pooch.os_cache("convolt")) / name
+    """Where the files of the data set ``name`` are kept: in the cache of convolt."""
+    return cache_root() / "data" / name
 
 
 def fetch(

@@ -18,6 +18,12 @@ def names() -> list[str]:
     return sorted(_MODELS)
 
 
+def check(name: str) -> None:
+    """Raise ValueError when ``build`` does not know ``name``."""
+    if name not in _MODELS:
+        raise ValueError(f"there is no model {name!r}; there are {', '.join(names())}")
+
+
 def build(name: str, **options: Any) -> Module:
     """Return a new network.
 
@@ -29,6 +35,5 @@ def build(name: str, **options: Any) -> Module:
         ValueError: There is no such network.
         TypeError: It has no such option, or needs one that is not given.
     """
-    if name not in _MODELS:
-        raise ValueError(f"there is no model {name!r}; the models are {', '.join(names())}")
+    check(name)
     return _MODELS[name](**options)

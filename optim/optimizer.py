@@ -246,7 +246,7 @@ class Optimizer(ABC):
         """Return a copy of what a later run needs to go on: state and options.
 
         Returns:
-            {"state": {index: {"step": int64 (), name: array of the parameter's shape}},
+            {"state": {index: {"step": int, name: array of the parameter's shape}},
             "param_groups": [{option: value, "params": [index]}]}; arrays are NumPy, C-contiguous.
             Parameters are counted through the groups; those never stepped have no state.
         """
@@ -256,7 +256,7 @@ class Optimizer(ABC):
         index = {id(p): i for i, p in enumerate(parameters)}
         state = {
             index[id(p)]: {
-                "step": np.array(values.pop("step"), np.int64),
+                "step": values.pop("step"),
                 **{name: np.array(view.numpy(), order="C") for name, view in values.items()},
             }
             for p, values in self.state.items()

@@ -1,9 +1,10 @@
-"""Learning rates as functions of the number of steps: torch.optim.lr_scheduler's interface.
+"""Learning rates that change from step to step: torch.optim.lr_scheduler's interface.
 
-Every schedule is a closed form lr(t) of a group's initial rate lr0 and of t alone; t counts the
-calls of ``step`` (a batch or an epoch each, as the user decides). lr0 is what the group's "lr" was
-when it first met a schedule, kept as its "initial_lr" and thus in the optimizer's state_dict. A
-rate set by hand lasts until the next ``step``.
+Each class states lr(t) of a schedule that is alone; t counts the calls of ``step`` (a batch or an
+epoch each, as the user decides), lr0 is what the group's "lr" was when it first met a schedule,
+kept as its "initial_lr" and thus in the optimizer's state_dict. What a ``step`` does is to go from
+the rate that is there, lr(t - 1), to lr(t). So several schedules of one optimizer multiply when
+each is stepped, and what a user sets by hand is scheduled on from there: PyTorch's chaining.
 """
 
 from __future__ import annotations
@@ -20,38 +21,56 @@ class Schedule(ABC):
 
     Args:
         optimizer: The optimizer whose groups' "lr" is set, at once and at every ``step``.
-        last_epoch: t to go on from; -1 starts. (PyTorch's name: t may count batches.)
+        last_epoch: -1 starts, at t = 0. Otherwise t is ``last_epoch`` + 1 and the rates stay: the
+            optimizer's state has those of that t. (PyTorch's name: t may count batches.)
 
     Raises:
         TypeError: ``optimizer`` is no Optimizer.
         ValueError: ``last_epoch`` is below -1.
+        KeyError: ``last_epoch`` is not -1 and a group has no "initial_lr".
     """
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
+        name = type(self).__name__
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                f"{type(self).__name__}: needs an Optimizer, got {type(optimizer).__name__}"
-            )
+            raise TypeError(f"{name}: needs an Optimizer, got {type(optimizer).__name__}")
         _check_count(self, "last_epoch", last_epoch, least=-1)
+        groups = optimizer.param_groups
+        if last_epoch >= 0 and not all("initial_lr" in group for group in groups):
+            raise KeyError(
+                f"{name}: last_epoch={last_epoch} goes on with a schedule, but a group has no "
+                '"initial_lr"; load the optimizer\'s state_dict first, or leave last_epoch out'
+            )
         self.optimizer = optimizer
-        self.last_epoch = last_epoch
-        self.step()
+        self.last_epoch = last_epoch + 1
+        for group in groups:
+            group.setdefault("initial_lr", group["lr"])
+        started = self.last_epoch > 0
+        self._set([group["lr"] if started else self.start(group["lr"]) for group in groups])
+
+    def start(self, lr: float) -> float:
+        """Return lr(0), a multiple of ``lr``, the rate before this schedule."""
+        return lr
 
     @abstractmethod
-    def lr_at(self, t: int, lr0: float) -> float:
-        """Return lr(t) for a group with initial rate ``lr0``."""
+    def next_lr(self, t: int, lr: float, lr0: float) -> float:
+        """Return lr(t), t >= 1, of a group with rate ``lr`` at t - 1 and initial rate ``lr0``."""
 
     @property
     def base_lrs(self) -> list[float]:
-        """Initial rate of each group; a group added later starts from its own "lr"."""
+        """Initial rate of each group; that of a group added later is its own "lr"."""
         groups = self.optimizer.param_groups
         return [group.setdefault("initial_lr", group["lr"]) for group in groups]
 
     def step(self) -> None:
-        """Count one step and set the learning rates; call it after the optimizer's ``step``."""
+        """Count one step and change the learning rates; call it after the optimizer's ``step``."""
         self.last_epoch += 1
-        self._last_lr = [self.lr_at(self.last_epoch, lr0) for lr0 in self.base_lrs]
-        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+        groups = zip(self.optimizer.param_groups, self.base_lrs, strict=True)
+        self._set([self.next_lr(self.last_epoch, group["lr"], lr0) for group, lr0 in groups])
+
+    def _set(self, lrs: list[float]) -> None:
+        self._last_lr = lrs
+        for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
             group["lr"] = lr
 
     def get_last_lr(self) -> list[float]:
@@ -117,9 +136,9 @@ class StepLR(Schedule):
         self.step_size, self.gamma = step_size, gamma
         super().__init__(optimizer, last_epoch)
 
-    def lr_at(self, t: int, lr0: float) -> float:
-        """Return lr(t) for a group with initial rate ``lr0``."""
-        return lr0 * self.gamma ** (t // self.step_size)
+    def next_lr(self, t: int, lr: float, lr0: float) -> float:
+        """Return lr(t), t >= 1, of a group with rate ``lr`` at t - 1 and initial rate ``lr0``."""
+        return lr * self.gamma if t % self.step_size == 0 else lr
 
 
 class ExponentialLR(Schedule):
@@ -135,9 +154,9 @@ class ExponentialLR(Schedule):
         self.gamma = gamma
         super().__init__(optimizer, last_epoch)
 
-    def lr_at(self, t: int, lr0: float) -> float:
-        """Return lr(t) for a group with initial rate ``lr0``."""
-        return lr0 * self.gamma**t
+    def next_lr(self, t: int, lr: float, lr0: float) -> float:
+        """Return lr(t), t >= 1, of a group with rate ``lr`` at t - 1 and initial rate ``lr0``."""
+        return lr * self.gamma
 
 
 class InverseTimeLR(Schedule):
@@ -155,9 +174,9 @@ class InverseTimeLR(Schedule):
         self.decay = decay
         super().__init__(optimizer, last_epoch)
 
-    def lr_at(self, t: int, lr0: float) -> float:
-        """Return lr(t) for a group with initial rate ``lr0``."""
-        return lr0 / (1 + self.decay * t)
+    def next_lr(self, t: int, lr: float, lr0: float) -> float:
+        """Return lr(t), t >= 1, of a group with rate ``lr`` at t - 1 and initial rate ``lr0``."""
+        return lr * (1 + self.decay * (t - 1)) / (1 + self.decay * t)
 
 
 class CosineAnnealingLR(Schedule):
@@ -179,9 +198,15 @@ class CosineAnnealingLR(Schedule):
         self.T_max, self.eta_min = T_max, eta_min
         super().__init__(optimizer, last_epoch)
 
-    def lr_at(self, t: int, lr0: float) -> float:
-        """Return lr(t) for a group with initial rate ``lr0``."""
-        return self.eta_min + (lr0 - self.eta_min) * (1 + math.cos(math.pi * t / self.T_max)) / 2
+    def next_lr(self, t: int, lr: float, lr0: float) -> float:
+        """Return lr(t), t >= 1, of a group with rate ``lr`` at t - 1 and initial rate ``lr0``."""
+        before, now = self._share(t - 1), self._share(t)
+        if before == 0:  # from the bottom only lr0 says how high it was
+            return lr + (lr0 - self.eta_min) * now
+        return self.eta_min + (lr - self.eta_min) * now / before
+
+    def _share(self, t: int) -> float:
+        return (1 + math.cos(math.pi * t / self.T_max)) / 2
 
 
 class LinearLR(Schedule):
@@ -211,10 +236,16 @@ class LinearLR(Schedule):
         self.total_iters = total_iters
         super().__init__(optimizer, last_epoch)
 
-    def lr_at(self, t: int, lr0: float) -> float:
-        """Return lr(t) for a group with initial rate ``lr0``."""
-        done = min(t / self.total_iters, 1.0)
-        return lr0 * (self.start_factor + (self.end_factor - self.start_factor) * done)
+    def start(self, lr: float) -> float:
+        """Return lr(0), a multiple of ``lr``, the rate before this schedule."""
+        return lr * self.start_factor
+
+    def next_lr(self, t: int, lr: float, lr0: float) -> float:
+        """Return lr(t), t >= 1, of a group with rate ``lr`` at t - 1 and initial rate ``lr0``."""
+        return lr if t > self.total_iters else lr * self._factor(t) / self._factor(t - 1)
+
+    def _factor(self, t: int) -> float:
+        return self.start_factor + (self.end_factor - self.start_factor) * (t / self.total_iters)
 
 
 class WarmUp(Schedule):
@@ -227,7 +258,7 @@ class WarmUp(Schedule):
         optimizer: The optimizer of ``after`` too.
         warmup_steps: Steps below lr0.
         after: Any schedule, for example ``CosineAnnealingLR(optimizer, 90)``.
-        last_epoch: t to go on from; -1 starts.
+        last_epoch: As in ``Schedule``.
 
     Raises:
         TypeError: ``warmup_steps`` is no int, or ``after`` no schedule.
@@ -248,12 +279,23 @@ class WarmUp(Schedule):
             raise ValueError("WarmUp: after belongs to another optimizer")
         self.warmup_steps, self.after = warmup_steps, after
         super().__init__(optimizer, last_epoch)
+        if after is not None and after.last_epoch == 0:  # it has started: undo that
+            self._set([lr / after.start(1.0) for lr in self._last_lr])
 
-    def lr_at(self, t: int, lr0: float) -> float:
-        """Return lr(t) for a group with initial rate ``lr0``."""
-        if t < self.warmup_steps:
-            return lr0 * (t + 1) / (self.warmup_steps + 1)
-        return lr0 if self.after is None else self.after.lr_at(t - self.warmup_steps, lr0)
+    def start(self, lr: float) -> float:
+        """Return lr(0), a multiple of ``lr``, the rate before this schedule."""
+        if self.warmup_steps == 0 and self.after is not None:
+            return self.after.start(lr)
+        return lr / (self.warmup_steps + 1)
+
+    def next_lr(self, t: int, lr: float, lr0: float) -> float:
+        """Return lr(t), t >= 1, of a group with rate ``lr`` at t - 1 and initial rate ``lr0``."""
+        if t <= self.warmup_steps:
+            lr = lr * (t + 1) / t
+        if self.after is None or t < self.warmup_steps:
+            return lr
+        after_t = t - self.warmup_steps
+        return self.after.start(lr) if after_t == 0 else self.after.next_lr(after_t, lr, lr0)
 
 
 def _check_count(schedule: Schedule, name: str, value: Any, *, least: int) -> None:

@@ -13,9 +13,15 @@ OPS = sorted(path.parent for path in KERNELS.rglob("on_numpy.py"))
 
 
 def public_functions(source):
-    """Public functions of a source file: name -> names of the arguments."""
-    definitions = [n for n in ast.parse(source.read_text()).body if isinstance(n, ast.FunctionDef)]
-    return {f.name: [a.arg for a in f.args.args] for f in definitions if not f.name.startswith("_")}
+    """Public functions of a source file, its own and the definition's: name -> arguments."""
+    functions = {}
+    for node in ast.parse(source.read_text()).body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            functions[node.name] = [a.arg for a in node.args.args]
+        elif isinstance(node, ast.ImportFrom) and node.module == "on_numpy" and node.level == 1:
+            definition = public_functions(source.with_name("on_numpy.py"))
+            functions |= {alias.name: definition[alias.name] for alias in node.names}
+    return functions
 
 
 def test_there_are_ops():

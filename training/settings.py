@@ -62,7 +62,7 @@ class Settings:
     checkpoint_every: int = CHECKPOINT_EVERY
 
     def __post_init__(self) -> None:
-        _check("model", self.model, models.names())
+        models.check(self.model)
         _check("data", self.data, NAMES)
         _check("optimizer", self.optimizer, OPTIMIZERS)
         _check("schedule", self.schedule, SCHEDULES)
@@ -167,7 +167,7 @@ def build_model(name: str, image_shape: tuple[int, int, int], classes: int) -> M
 
     Raises ValueError for a name that is unknown, or a size that the model cannot take.
     """
-    _check("model", name, models.names())
+    models.check(name)
     channels, height, width = image_shape
     if min(image_shape) < 1:
         raise ValueError(f"{name}: images must be (C, H, W), all 1 or more, they are {image_shape}")

@@ -254,7 +254,9 @@ class Trainer:
         arrays = {f"model.{key}": value.numpy() for key, value in self.model.state_dict().items()}
         optimizer = self.optimizer.state_dict()
         for index, entry in optimizer["state"].items():
-            arrays.update({f"optimizer.{index}.{key}": array for key, array in entry.items()})
+            arrays.update(
+                {f"optimizer.{index}.{key}": np.asarray(value) for key, value in entry.items()}
+            )
         for key, array in arrays.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise self._diverged(f"{key} is not finite")

@@ -133,9 +133,7 @@ def test_resume_lists_what_differs(convolt_, trained):
 
 def test_resume_takes_what_is_left_out_from_the_run(convolt_, trained):
     before = (trained / "last.safetensors").read_bytes()
-    code, out, _ = convolt_(
-        "train", "mlp", "--data", "digits", "--output", trained, "--resume", "--data-dir", "."
-    )
+    code, out, _ = convolt_("train", "mlp", "--data", "digits", "--output", trained, "--resume")
     assert code == 0
     assert "trained: 10 epochs" in out
     assert (trained / "last.safetensors").read_bytes() == before
@@ -157,6 +155,7 @@ def test_resume_with_nothing_to_resume_starts_and_says_so(convolt_, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--data-dir", "."], "digits come with scikit-learn and are not read from a folder"),
         (["--data", "cats"], "there is no data 'cats'; there are digits, mnist"),
         (["--precision", "bf16"], "no CUDA kernels yet"),
         (["--limit", "0"], "limit must be 1 or more"),
@@ -347,6 +346,21 @@ def test_only_a_cold_cache_of_numba_is_announced(convolt_, tmp_path, monkeypatch
     code, _, err = convolt_(*MLP, *arguments)
     assert code == 0
     assert ("compiling the kernels" in err) == (cold and backend == "numba")
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("command", ["summary", "evaluate", "predict"])
+def test_every_command_announces_a_cold_cache(
+    convolt_, trained, tmp_path, monkeypatch, backend, command
+):
+    monkeypatch.setattr("convolt.kernels.jit.is_cold", lambda: True)
+    picture = tmp_path / "0.png"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(picture)
+    arguments = {"summary": ["mlp"], "evaluate": [trained], "predict": [trained, picture]}[command]
+    with use_backend(backend):
+        code, _, err = convolt_(command, *arguments)
+    assert code == 0
+    assert ("compiling the kernels" in err) == (backend == "numba")
 
 
 @pytest.mark.slow

@@ -67,9 +67,18 @@ def test_checks(changed, error, message):
         make(**changed)
 
 
+def test_its_repr_is_short():
+    assert repr(make()) == "Dataset('some', images (5, 2, 3, 1), labels (5,), 3 classes)"
+
+
 def test_is_frozen():
     with pytest.raises(AttributeError):
         make().name = "other"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_digits_are_not_read_from_a_folder(tmp_path):
+    with pytest.raises(ValueError, match="digits come with scikit-learn and are not read from"):
+        load("digits", root=tmp_path)
 
 
 def test_unknown_name():

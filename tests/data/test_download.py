@@ -231,5 +231,8 @@ def test_load_cifar10_from_a_mirror(server, tmp_path, monkeypatch):
 
 
 def test_the_cache_is_the_users(monkeypatch, tmp_path):
+    monkeypatch.delenv("CONVOLT_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert download.cache_folder("mnist").parts[-2:] == ("convolt", "mnist")
+    assert download.cache_folder("mnist") == tmp_path / "convolt" / "data" / "mnist"
+    monkeypatch.setenv("CONVOLT_CACHE_DIR", str(tmp_path / "mine"))
+    assert download.cache_folder("mnist") == tmp_path / "mine" / "data" / "mnist"

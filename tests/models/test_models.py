@@ -8,7 +8,7 @@ from convolt.models import build, names
 def test_build_knows_its_names():
     assert names() == sorted(names())
     assert {"lenet5", "mlp"} <= set(names())
-    with pytest.raises(ValueError, match="no model 'lenet6'; the models are lenet5, mlp"):
+    with pytest.raises(ValueError, match="no model 'lenet6'; there are lenet5, mlp"):
         build("lenet6")
     with pytest.raises(TypeError, match="depth"):
         build("lenet5", depth=3)

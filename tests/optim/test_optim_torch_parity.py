@@ -82,6 +82,35 @@ def test_pytorchs_state_is_taken_over(name, rng):
         np.testing.assert_allclose(p.data, q.detach().numpy(), rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_pytorch_takes_our_state_over(name, rng):
+    rule, defaults, _ = OPTIMIZERS[name]
+    ours = [Parameter(rng.normal(size=shape)) for shape in SHAPES]
+    optimizer = getattr(optim, rule)(ours, **defaults)
+
+    def step(optimizer, ps, as_tensor, grads):
+        for p, grad in zip(ps, grads, strict=True):
+            p.grad = as_tensor(grad)
+        optimizer.step()
+
+    draws = [[rng.normal(size=shape) for shape in SHAPES] for _ in range(4)]
+    for grads in draws[:2]:
+        step(optimizer, ours, Tensor, grads)
+    theirs = [torch.nn.Parameter(torch.tensor(p.data)) for p in ours]
+    reference = getattr(torch.optim, rule)(theirs, **defaults)
+    saved = optimizer.state_dict()
+    for entry in saved["state"].values():
+        arrays = {k: torch.tensor(v) for k, v in entry.items() if isinstance(v, np.ndarray)}
+        assert set(entry) - set(arrays) == {"step"}
+        entry.update(arrays)
+    reference.load_state_dict(saved)
+    for grads in draws[2:]:
+        step(optimizer, ours, Tensor, grads)
+        step(reference, theirs, torch.tensor, grads)
+    for p, q in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(p.data, q.detach().numpy(), rtol=0, atol=1e-13)
+
+
 @pytest.mark.parametrize("rule", ["SGD", "Adam", "AdamW"])
 def test_defaults_are_pytorchs(rule):
     ours = getattr(optim, rule)([Parameter(np.ones(2, np.float32))]).defaults
@@ -117,6 +146,35 @@ def test_schedules(name, optimizers):
         np.testing.assert_allclose(schedule.get_last_lr(), reference.get_last_lr(), rtol=1e-10)
         schedule.step()
         reference.step()
+
+
+CHAINS = [
+    [("LinearLR", {"start_factor": 0.1, "total_iters": 4}), ("ExponentialLR", {"gamma": 0.9})],
+    [("StepLR", {"step_size": 3}), ("CosineAnnealingLR", {"T_max": 5, "eta_min": 0.001})],
+    [("CosineAnnealingLR", {"T_max": 4}), ("LinearLR", {"end_factor": 0.5, "total_iters": 7})],
+    [("ExponentialLR", {"gamma": 0.9}), ("StepLR", {"step_size": 2}), ("LinearLR", {})],
+]
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+@pytest.mark.parametrize("chain", CHAINS, ids=lambda chain: "-".join(kind for kind, _ in chain))
+def test_chained_schedules(chain, by_hand, optimizers):
+    ours, theirs = optimizers
+    schedules = [getattr(optim, kind)(ours, **options) for kind, options in chain]
+    references = [
+        getattr(torch.optim.lr_scheduler, kind)(theirs, **options) for kind, options in chain
+    ]
+    theirs.step()
+    for t in range(20):
+        for optimizer in optimizers:
+            if by_hand and t in (2, 9):
+                optimizer.param_groups[1]["lr"] = 0.25
+        lrs = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+        np.testing.assert_allclose(*lrs, rtol=1e-10)
+        for schedule, reference in zip(schedules, references, strict=True):
+            schedule.step()
+            reference.step()
+            np.testing.assert_allclose(schedule.get_last_lr(), reference.get_last_lr(), rtol=1e-10)
 
 
 @pytest.mark.filterwarnings("ignore:The epoch parameter")  # SequentialLR's own

@@ -367,9 +367,10 @@ def test_a_change_of_dtype_keeps_the_state(rng, rule, backend):
         p.data = p.data.astype(np.float64)
     moved = optimizer.state_dict()["state"]
     for i in state:
+        assert moved[i].pop("step") == state[i].pop("step") == 2
         for name in state[i]:
             np.testing.assert_array_equal(moved[i][name], state[i][name])
-            assert moved[i][name].dtype == (np.int64 if name == "step" else np.float64)
+            assert moved[i][name].dtype == np.float64
     before = values(ps)
     descend(optimizer, ps)
     for p, old in zip(ps, before, strict=True):
@@ -522,7 +523,7 @@ def test_state_dict_holds_numpy_arrays_of_the_parameters_shapes(rng):
     ]
     for i, entry in state_dict["state"].items():
         assert list(entry) == ["step", "exp_avg", "exp_avg_sq"]
-        assert entry["step"].dtype == np.int64
+        assert type(entry.pop("step")) is int
         assert entry["exp_avg"].shape == ps[i].shape
         np.testing.assert_equal(load(save(entry)), entry)
 

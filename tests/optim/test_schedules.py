@@ -33,18 +33,18 @@ def rates(optimizer, schedule, steps):
 
 
 SCHEDULES = {
-    "step": (lambda o: StepLR(o, 3, 0.5), [0.8, 0.8, 0.8, 0.4, 0.4, 0.4, 0.2]),
-    "exponential": (lambda o: ExponentialLR(o, 0.5), [0.8, 0.4, 0.2, 0.1]),
-    "inverse time": (lambda o: InverseTimeLR(o, 1), [0.8, 0.4, 0.8 / 3, 0.2]),
+    "step": (lambda o, **k: StepLR(o, 3, 0.5, **k), [0.8, 0.8, 0.8, 0.4, 0.4, 0.4, 0.2]),
+    "exponential": (lambda o, **k: ExponentialLR(o, 0.5, **k), [0.8, 0.4, 0.2, 0.1]),
+    "inverse time": (lambda o, **k: InverseTimeLR(o, 1, **k), [0.8, 0.4, 0.8 / 3, 0.2]),
     "cosine": (
-        lambda o: CosineAnnealingLR(o, 4, eta_min=0.2),
+        lambda o, **k: CosineAnnealingLR(o, 4, eta_min=0.2, **k),
         [0.8, 0.5 + 0.3 / math.sqrt(2), 0.5, 0.5 - 0.3 / math.sqrt(2), 0.2],
     ),
-    "linear": (lambda o: LinearLR(o, 0.5, 1.0, 4), [0.4, 0.5, 0.6, 0.7, 0.8, 0.8]),
-    "warm-up": (lambda o: WarmUp(o, 3), [0.2, 0.4, 0.6, 0.8, 0.8]),
-    "no warm-up": (lambda o: WarmUp(o, 0), [0.8, 0.8]),
+    "linear": (lambda o, **k: LinearLR(o, 0.5, 1.0, 4, **k), [0.4, 0.5, 0.6, 0.7, 0.8, 0.8]),
+    "warm-up": (lambda o, **k: WarmUp(o, 3, **k), [0.2, 0.4, 0.6, 0.8, 0.8]),
+    "no warm-up": (lambda o, **k: WarmUp(o, 0, **k), [0.8, 0.8]),
     "warm-up, then exponential": (
-        lambda o: WarmUp(o, 3, ExponentialLR(o, 0.5)),
+        lambda o, **k: WarmUp(o, 3, ExponentialLR(o, 0.5), **k),
         [0.2, 0.4, 0.6, 0.8, 0.4, 0.2],
     ),
 }
@@ -88,18 +88,81 @@ def test_a_restored_schedule_continues_equal(name):
     assert rates(other, restored, 4) == expected
 
 
-def test_last_epoch_starts_later():
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_last_epoch_goes_on_from_the_rates_of_the_optimizer(name):
+    make, _ = SCHEDULES[name]
     optimizer = sgd(0.8)
-    assert ExponentialLR(optimizer, 0.5, last_epoch=1).get_last_lr() == [0.2]
+    schedule = make(optimizer)
+    rates(optimizer, schedule, 2)
+    other = sgd(0.1)
+    other.load_state_dict(optimizer.state_dict())
+    resumed = make(other, last_epoch=1)
+    assert resumed.last_epoch == 2
+    assert rates(other, resumed, 4) == rates(optimizer, schedule, 4)
 
 
-def test_a_group_added_later_takes_part():
+def test_last_epoch_needs_the_initial_rates():
+    with pytest.raises(KeyError, match="a group has no .*initial_lr"):
+        ExponentialLR(sgd(0.8), 0.5, last_epoch=1)
+
+
+def test_schedules_of_one_optimizer_multiply():
+    optimizer = sgd(0.8)
+    schedules = [LinearLR(optimizer, 0.5, 1.0, 2), ExponentialLR(optimizer, 0.5)]
+    seen = []
+    for _ in range(4):
+        seen.append(optimizer.param_groups[0]["lr"])
+        for schedule in schedules:
+            schedule.step()
+    np.testing.assert_allclose(seen, [0.4, 0.3, 0.2, 0.1], rtol=1e-12)
+
+
+def test_warm_up_over_another_schedule_multiplies():
+    optimizer = sgd(0.8)
+    outer = ExponentialLR(optimizer, 0.5)
+    inner = WarmUp(optimizer, 1, LinearLR(optimizer, 0.5, 1.0, 2))
+    seen = []
+    for _ in range(4):
+        seen.append(optimizer.param_groups[0]["lr"])
+        outer.step()
+        inner.step()
+    np.testing.assert_allclose(seen, [0.4, 0.2, 0.15, 0.1], rtol=1e-12)
+
+
+def test_a_rate_set_by_hand_is_scheduled_on():
+    optimizer = sgd(0.8)
+    schedule = StepLR(optimizer, 2, 0.5)
+    optimizer.param_groups[0]["lr"] = 0.6
+    assert [schedule.step() or optimizer.param_groups[0]["lr"] for _ in range(4)] == [
+        0.6,
+        0.3,
+        0.3,
+        0.15,
+    ]
+
+
+def test_cosine_of_many_periods_keeps_to_its_equation():
+    optimizer = sgd(0.8)
+    schedule = CosineAnnealingLR(optimizer, 7, eta_min=0.1)
+    expected = [0.1 + 0.35 * (1 + math.cos(math.pi * t / 7)) for t in range(500)]
+    np.testing.assert_allclose(rates(optimizer, schedule, 500), expected, rtol=1e-9)
+
+
+def test_linear_ends_at_zero():
+    optimizer = sgd(0.8)
+    seen = rates(optimizer, LinearLR(optimizer, 0.7, 0.0, 3), 6)
+    assert seen[3:] == [0.0, 0.0, 0.0]
+    assert min(seen[:3]) > 0.2
+
+
+def test_a_group_added_later_is_scheduled_on_from_its_own_rate():
     optimizer = sgd(0.8)
     schedule = ExponentialLR(optimizer, 0.5)
     schedule.step()
     optimizer.add_param_group({"params": [Parameter(np.ones(2, np.float32))], "lr": 0.4})
     schedule.step()
-    np.testing.assert_allclose(schedule.get_last_lr(), [0.2, 0.1])
+    assert schedule.get_last_lr() == [0.2, 0.2]
+    assert schedule.base_lrs == [0.8, 0.4]
 
 
 def test_the_optimizer_steps_by_the_scheduled_rate(backend):
