@@ -102,7 +102,7 @@ def test_last_epoch_goes_on_from_the_rates_of_the_optimizer(name):
 
 
 def test_last_epoch_needs_the_initial_rates():
-    with pytest.raises(KeyError, match="a group has no .*initial_lr"):
+    with pytest.raises(KeyError, match="a group has no"):
         ExponentialLR(sgd(0.8), 0.5, last_epoch=1)
 
 
@@ -152,7 +152,7 @@ def test_linear_ends_at_zero():
     optimizer = sgd(0.8)
     seen = rates(optimizer, LinearLR(optimizer, 0.7, 0.0, 3), 6)
     assert seen[3:] == [0.0, 0.0, 0.0]
-    assert min(seen[:3]) > 0.2
+    np.testing.assert_allclose(seen[:3], np.multiply(0.56, [1, 2 / 3, 1 / 3]), rtol=1e-12)
 
 
 def test_a_group_added_later_is_scheduled_on_from_its_own_rate():
