@@ -21,6 +21,16 @@ def count(layer: str, name: str, value: Any) -> int:
     return int(value)
 
 
+def number(layer: str, name: str, value: Any) -> None:
+    """Raise unless ``value`` is a number.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{layer}: {name} must be a number, got {value!r}")
+
+
 def float_dtype(layer: str, dtype: Any) -> np.dtype:
     """Return ``dtype`` as a NumPy dtype, float32 for None.
 

@@ -28,8 +28,9 @@ class Conv2d(Module):
         dtype: float32 (None) or float64.
 
     Attributes:
-        weight: (K, C/groups, R, S) over (K, R, S, C/groups) memory, uniform in
-            +-1/sqrt(fan_in) with fan_in = C/groups * R * S.
+        weight: (K, C/groups, R, S) over (K, R, S, C/groups) memory (over its own order after
+            unpickling, with the same values), uniform in +-1/sqrt(fan_in) with
+            fan_in = C/groups * R * S.
         bias: (K,), uniform in the same range, or None.
 
     Raises:
@@ -65,8 +66,8 @@ class Conv2d(Module):
             )
         if padding_mode != "zeros":
             raise ValueError(
-                f"Conv2d: padding_mode must be 'zeros', got {padding_mode!r}; pad the input "
-                "before the layer for another kind of padding"
+                f"Conv2d: padding_mode must be 'zeros', got {padding_mode!r}; there is no other "
+                "kind of padding"
             )
         self.kernel_size = pair("Conv2d", "kernel_size", kernel_size, least=1)
         self.stride = pair("Conv2d", "stride", stride, least=1)

@@ -1,6 +1,7 @@
 """Dropout (Srivastava et al., 2014)."""
 
 from ..engine import Tensor, functional
+from .checks import number
 from .module import Module
 
 
@@ -12,11 +13,13 @@ class Dropout(Module):
         inplace: Accepted, changes nothing.
 
     Raises:
+        TypeError: ``p`` is no number.
         ValueError: ``p`` lies outside [0, 1].
     """
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()
+        number("Dropout", "p", p)
         if not 0 <= p <= 1:
             raise ValueError(f"Dropout: p must lie in [0, 1], got {p}")
         self.p = p

@@ -1,7 +1,5 @@
 """Losses, as modules."""
 
-from typing import Any
-
 from ..engine import Tensor, functional
 from .module import Module
 
@@ -19,8 +17,8 @@ class CrossEntropyLoss(Module):
 
     Raises:
         TypeError: ``weight`` is no Tensor; when called, dtypes do not fit.
-        ValueError: An option that is gone; when called, shapes do not fit, a target is no class,
-            or an option is out of range.
+        ValueError (when called): An option that is gone or out of range, shapes do not fit, or a
+            target is no class.
     """
 
     weight: Tensor | None
@@ -35,7 +33,7 @@ class CrossEntropyLoss(Module):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        _check_gone("CrossEntropyLoss", size_average, reduce)
+        self.size_average, self.reduce = size_average, reduce
         self.register_buffer("weight", weight)
         self.ignore_index = ignore_index
         self.reduction = reduction
@@ -47,32 +45,28 @@ class CrossEntropyLoss(Module):
             input,
             target,
             self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            label_smoothing=self.label_smoothing,
+            self.size_average,
+            self.ignore_index,
+            self.reduce,
+            self.reduction,
+            self.label_smoothing,
         )
 
 
 class MSELoss(Module):
     """Mean (or "sum", or "none") of (x - target) ** 2; see ``functional.mse_loss``.
 
-    Raises:
-        ValueError: An option that is gone; when called, the shapes differ or ``reduction`` is
-            unknown.
+    Raises (when called):
+        ValueError: An option that is gone, the shapes differ, or ``reduction`` is unknown.
     """
 
     def __init__(
         self, size_average: None = None, reduce: None = None, reduction: str = "mean"
     ) -> None:
         super().__init__()
-        _check_gone("MSELoss", size_average, reduce)
+        self.size_average, self.reduce = size_average, reduce
         self.reduction = reduction
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Return the loss; the shapes are equal."""
-        return functional.mse_loss(input, target, reduction=self.reduction)
-
-
-def _check_gone(loss: str, size_average: Any, reduce: Any) -> None:
-    if size_average is not None or reduce is not None:
-        raise ValueError(f"{loss}: size_average and reduce are gone: use reduction=")
+        return functional.mse_loss(input, target, self.size_average, self.reduce, self.reduction)

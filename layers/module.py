@@ -231,7 +231,9 @@ class Module:
     def state_dict(self) -> dict[str, Tensor]:
         """Return parameters and persistent buffers by path: PyTorch's keys, order and shapes.
 
-        The Tensors are detached and share the memory of the module: copy them to keep them.
+        The Tensors are detached and share the memory that the module has now: copy them to keep
+        them. Those taken before an optimizer is made do not follow the parameters any more when
+        it has moved them into its flat buffers; nor do those taken before ``to``.
         """
         return {name: tensor.detach() for name, tensor in self._state().items()}
 

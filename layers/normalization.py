@@ -7,7 +7,7 @@ import numpy as np
 from ..engine import Parameter, Tensor, functional
 from ..kernels.backend import array_module
 from . import init
-from .checks import count, float_dtype
+from .checks import count, float_dtype, number
 from .module import Module
 
 
@@ -32,8 +32,8 @@ class BatchNorm(Module):
         num_batches_tracked: Buffer, int64, 0-d, or None.
 
     Raises:
-        TypeError: ``num_features`` is no int or ``dtype`` is not supported; when called, the
-            dtype of the input differs.
+        TypeError: ``num_features`` is no int, ``eps`` or ``momentum`` no number, or ``dtype`` is
+            not supported; when called, the dtype of the input differs.
         ValueError: ``num_features`` is below 1; when called, the input has another number of
             axes or channels, or one value a channel in training.
     """
@@ -60,6 +60,9 @@ class BatchNorm(Module):
         super().__init__()
         layer = type(self).__name__
         self.num_features = count(layer, "num_features", num_features)
+        number(layer, "eps", eps)
+        if momentum is not None:
+            number(layer, "momentum", momentum)
         self.eps = eps
         self.momentum = momentum
         self.affine = affine

@@ -103,8 +103,8 @@ class Optimizer(ABC):
         defaults: Options of groups that do not give their own.
 
     Raises:
-        TypeError: ``params`` is one Tensor, holds something else than Tensors, or a set; a dtype
-            is not float32 or float64; an option has the wrong type.
+        TypeError: ``params`` is one Tensor or a model, holds something else than Tensors, or a
+            set; a dtype is not float32 or float64; an option has the wrong type.
         ValueError: No parameters, one twice, one that an op made, or an option out of range.
     """
 
@@ -113,10 +113,12 @@ class Optimizer(ABC):
 
     def __init__(self, params: Iterable[Any], defaults: Group) -> None:
         name = type(self).__name__
-        if isinstance(params, Tensor | dict):
+        model = hasattr(params, "parameters")
+        if model or isinstance(params, Tensor | dict) or not isinstance(params, Iterable):
             raise TypeError(
-                f"{name}: params must be an iterable of Tensors or dicts, "
-                f"not one {type(params).__name__}: put it in a list"
+                f"{name}: params must be an iterable of Tensors or dicts, not one "
+                f"{type(params).__name__}: "
+                f"{'pass model.parameters()' if model else 'put it in a list'}"
             )
         self.defaults = defaults
         self.param_groups: list[Group] = []
@@ -158,11 +160,14 @@ class Optimizer(ABC):
 
         Raises:
             TypeError: ``param_group`` is no dict; otherwise as the class says.
-            ValueError: A parameter is here already; otherwise as the class says.
+            ValueError: It has no "params", or a parameter is here already; otherwise as the class
+                says.
         """
         name = type(self).__name__
         if not isinstance(param_group, dict):
             raise TypeError(f"{name}: a group must be a dict, got {type(param_group).__name__}")
+        if "params" not in param_group:
+            raise ValueError(f'{name}: a group has no "params", only {sorted(param_group)}')
         group = {**self.defaults, **param_group}
         group["params"], names = self._named(group["params"])
         if names:

@@ -90,9 +90,9 @@ def test_losses_pass_each_argument_to_the_right_place(rng):
     summed = MSELoss(reduction="sum")(other, logits)
     assert summed.item() == functional.mse_loss(other, logits, reduction="sum").item()
     for gone in ({"size_average": True}, {"reduce": False}):
-        for layer in (CrossEntropyLoss, MSELoss):
+        for layer in (CrossEntropyLoss(**gone), MSELoss(**gone)):
             with pytest.raises(ValueError, match="use reduction="):
-                layer(**gone)
+                layer(logits, target if isinstance(layer, CrossEntropyLoss) else logits)
 
 
 def test_dropout_follows_the_mode():
@@ -107,6 +107,9 @@ def test_dropout_follows_the_mode():
     assert layer.eval()(x) is x
     for p in (-0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match="must lie in"):
+            Dropout(p)
+    for p in ("a", None, True):
+        with pytest.raises(TypeError, match="Dropout: p must be a number"):
             Dropout(p)
 
 

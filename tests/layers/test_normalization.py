@@ -109,3 +109,10 @@ def test_arguments_are_checked():
         BatchNorm2d(0)
     with pytest.raises(TypeError, match="BatchNorm1d: dtype"):
         BatchNorm1d(1, dtype=np.int32)
+
+
+@pytest.mark.parametrize("layer", [BatchNorm1d, BatchNorm2d])
+@pytest.mark.parametrize("option", [{"momentum": "a"}, {"eps": None}, {"momentum": [0.1]}])
+def test_options_that_are_no_numbers_are_refused(layer, option):
+    with pytest.raises(TypeError, match=f"{layer.__name__}: {next(iter(option))} must be a number"):
+        layer(3, **option)

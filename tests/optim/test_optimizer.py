@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from convolt import Parameter, Tensor, is_grad_enabled, no_grad
+from convolt.layers import Linear, Sequential
 from convolt.optim import SGD, Adam, AdamW
 
 RULES = [
@@ -293,6 +294,14 @@ def test_errors_of_the_constructor(rng, rule):
         rule([])
     with pytest.raises(TypeError, match="not one Parameter"):
         rule(a)
+    with pytest.raises(TypeError, match=r"not one Linear: pass model\.parameters\(\)"):
+        rule(Linear(2, 3))
+    with pytest.raises(TypeError, match=r"not one Sequential: pass model\.parameters\(\)"):
+        rule(Sequential(Linear(2, 3)))
+    with pytest.raises(TypeError, match="not one float: put it in a list"):
+        rule(0.1)
+    with pytest.raises(ValueError, match=r"a group has no \"params\", only \['lr'\]"):
+        rule([{"lr": 0.1}])
     with pytest.raises(TypeError, match="only Tensors can be stepped, got ndarray"):
         rule([a, b.data])
     with pytest.raises(TypeError, match="has no order"):
