@@ -27,6 +27,8 @@ def rng():
 def nan_results(monkeypatch):
     """Fill what a contract allocates with NaN, so that an element left unwritten shows.
 
+    Integers have no NaN: they become their largest value, and bools True.
+
     ``with nan_results(contract):`` patches ``np.empty_like`` inside that module.
     """
     from contextlib import contextmanager
@@ -38,7 +40,8 @@ def nan_results(monkeypatch):
         @staticmethod
         def empty_like(*args, **kwargs):
             array = np.empty_like(*args, **kwargs)
-            array.fill(np.nan if array.dtype.kind == "f" else np.iinfo(array.dtype).max)
+            kind = array.dtype.kind
+            array.fill({"f": np.nan, "b": True}.get(kind) or np.iinfo(array.dtype).max)
             return array
 
     @contextmanager

@@ -1,8 +1,14 @@
-"""Flat buffers for the tests of the optimizers: parameters apart, NaN in the gaps between them."""
+"""Flat buffers for the tests of the optimizers: parameters apart, NaN in the gaps between them.
 
+What the tests share takes ``step``, a contract's, and its arguments, ``start``: param, grad, the
+buffers of state, segments, hyper.
+"""
+
+import numba
 import numpy as np
 
-from convolt.kernels.segments import ALIGNMENT_BYTES
+from convolt.kernels.backend import use_backend
+from convolt.kernels.segments import ACTIVE, ALIGNMENT_BYTES, STEP
 
 
 def table(sizes, groups, active, steps, dtype):
@@ -29,3 +35,38 @@ def in_gap(segments, length):
     for start, size in segments[:, :2]:
         gap[start : start + size] = False
     return gap
+
+
+def after_steps(step, start, count=1):
+    """Return copies of ``start`` after ``count`` steps."""
+    arrays = [array.copy() for array in start]
+    for _ in range(count):
+        step(*arrays)
+    return arrays
+
+
+def assert_only_active_segments_change(step, start):
+    """Assert that a step changes the active parameters, their state and their counts alone."""
+    before, after = start, after_steps(step, start)
+    segments, rows = after[-2], before[-2]
+    still = in_gap(rows, before[0].size)
+    for array in (after[0], *after[2:-2]):
+        assert np.isnan(array[still]).all()
+    for begin, size in rows[rows[:, ACTIVE] == 0, :2]:
+        still[begin : begin + size] = True
+    for now, then in zip((after[0], *after[2:-2]), (before[0], *before[2:-2]), strict=True):
+        assert now[still].tobytes() == then[still].tobytes()
+        assert not np.isnan(now[~still]).any()
+    assert after[1].tobytes() == before[1].tobytes()
+    assert np.array_equal(segments[:, STEP] - rows[:, STEP], segments[:, ACTIVE])
+    assert np.array_equal(segments[:, :STEP], rows[:, :STEP])
+
+
+def assert_any_number_of_threads_gives_the_same_bytes(step, start):
+    threads = numba.get_num_threads()
+    results = []
+    with use_backend("numba"):
+        for count in (1, threads):
+            numba.set_num_threads(count)
+            results.append([array.tobytes() for array in after_steps(step, start)])
+    assert results[0] == results[1]

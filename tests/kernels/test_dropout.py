@@ -26,9 +26,11 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("p", [0.0, 0.3, 0.5, 0.97, 1.0])
-def test_forward_is_the_definition(backend, rng, dtype, p):
+def test_both_passes_are_the_definition(backend, rng, nan_results, dtype, p):
     x = rng.standard_normal((2, 3, 5, 7)).astype(dtype)
-    y = dropout.forward(x, p, TICKET)
+    with nan_results(dropout):
+        y = dropout.forward(x, p, TICKET)
+        assert np.array_equal(dropout.backward(x, p, TICKET), y)  # the same mask
     uniforms = random.uniform(TICKET, (x.size,), np.float32).tolist()
     scale = dtype(1 / (1 - p)) if p < 1 else dtype(0)
     for index, u in zip(np.ndindex(x.shape), uniforms, strict=True):

@@ -34,11 +34,12 @@ UNARY = {
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", BINARY)
-def test_binary_functions_compute_what_python_does(backend, rng, name, dtype):
+def test_binary_functions_compute_what_python_does(backend, rng, nan_results, name, dtype):
     a, b = (rng.standard_normal((3, 1, 5)).astype(dtype) for _ in range(2))
     a.flat[:3] = b.flat[:3]  # some ties
     a = abs(a) if name == "power" else a
-    y = getattr(elementwise, name)(a, b)
+    with nan_results(elementwise):
+        y = getattr(elementwise, name)(a, b)
     expected = [BINARY[name](float(u), float(v)) for u, v in zip(a.flat, b.flat, strict=True)]
     # One rounding; power has a library's error of a few units in the last place.
     rtol = np.finfo(dtype).eps * (8 if name == "power" else 1)
@@ -47,10 +48,11 @@ def test_binary_functions_compute_what_python_does(backend, rng, name, dtype):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", UNARY)
-def test_unary_functions_compute_what_python_does(backend, rng, name, dtype):
+def test_unary_functions_compute_what_python_does(backend, rng, nan_results, name, dtype):
     x = rng.standard_normal((7, 3)).astype(dtype)
     x = abs(x) if name in ("log", "sqrt") else x
-    y = getattr(elementwise, name)(x)
+    with nan_results(elementwise):
+        y = getattr(elementwise, name)(x)
     assert y.dtype == dtype
     expected = np.reshape([UNARY[name](float(v)) for v in x.flat], x.shape)
     np.testing.assert_allclose(y, expected, rtol=4 * np.finfo(dtype).eps)

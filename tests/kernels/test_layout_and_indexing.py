@@ -20,13 +20,16 @@ def test_channels_last_is_the_same_memory_seen_from_the_other_side(backend, rng,
         assert np.shares_memory(layout.channels_last(public), last)  # nothing is copied twice
 
 
-def test_copies_convert_and_keep_or_change_the_memory_order(backend, rng):
+def test_copies_convert_and_keep_or_change_the_memory_order(backend, rng, nan_results):
     x = rng.standard_normal((4, 5, 6)).transpose(2, 0, 1)[::2]
     assert layout.copy(x).strides != layout.copy(x, order="C").strides
-    for y in (layout.copy(x), layout.copy(x, order="C"), layout.contiguous(x)):
+    with nan_results(layout):
+        copies = layout.copy(x), layout.copy(x, order="C"), layout.contiguous(x)
+        as_float32 = layout.cast(x, np.float32)
+    for y in copies:
         assert not np.shares_memory(x, y)
         np.testing.assert_array_equal(x, y)
-    np.testing.assert_array_equal(layout.cast(x, np.float32), x.astype(np.float32))
+    np.testing.assert_array_equal(as_float32, x.astype(np.float32))
     assert layout.cast(x, np.float64) is x
     assert layout.contiguous(y) is y
 
@@ -58,14 +61,15 @@ INDICES = [
 
 
 @pytest.mark.parametrize("index", INDICES, ids=[repr(i)[:20] for i in INDICES])
-def test_gradient_adds_up_over_all_places_that_picked_a_cell(backend, rng, index):
+def test_gradient_adds_up_over_all_places_that_picked_a_cell(backend, rng, nan_results, index):
     x = rng.standard_normal((3, 4, 5))
     grad_y = rng.integers(-9, 10, indexing.forward(x, index).shape).astype(np.float64)
     cells = indexing.forward(np.arange(x.size).reshape(x.shape), index)
     expected = np.zeros(x.size)
     for cell, g in zip(np.ravel(cells), np.ravel(grad_y), strict=True):
         expected[cell] += g
-    grad_x = indexing.backward(grad_y, index, x.shape)
+    with nan_results(indexing):
+        grad_x = indexing.backward(grad_y, index, x.shape)
     np.testing.assert_array_equal(grad_x, expected.reshape(x.shape))
 
 

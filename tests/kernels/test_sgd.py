@@ -1,12 +1,17 @@
-import numba
 import numpy as np
 import pytest
-from flat_buffers import buffer, in_gap, table
+from flat_buffers import (
+    after_steps,
+    assert_any_number_of_threads_gives_the_same_bytes,
+    assert_only_active_segments_change,
+    buffer,
+    table,
+)
 from tolerance import assert_within
 
 from convolt.kernels import sgd
 from convolt.kernels.backend import use_backend
-from convolt.kernels.segments import ACTIVE, CHUNK, STEP
+from convolt.kernels.segments import CHUNK, STEP
 
 PLAIN = [0.1, 0, 0, 0, 0, 0]
 DECAYED = [0.1, 0, 0, 0.04, 0, 1]
@@ -62,20 +67,7 @@ def test_step_is_the_definition(backend, rng, dtype):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_only_active_segments_are_touched(backend, rng, dtype):
-    param, grad, b, segments, hyper = problem(rng, dtype)
-    before = [array.copy() for array in (param, grad, b, segments)]
-    sgd.step(param, grad, b, segments, hyper)
-    still = in_gap(segments, param.size)
-    assert np.isnan(param[still]).all()
-    assert np.isnan(b[still]).all()
-    start, size = segments[4, :2]
-    still[start : start + size] = True
-    for now, then in zip((param, b), before[::2], strict=True):
-        assert now[still].tobytes() == then[still].tobytes()
-        assert not np.isnan(now[~still]).any()
-    assert grad.tobytes() == before[1].tobytes()
-    assert np.array_equal(segments[:, STEP] - before[3][:, STEP], segments[:, ACTIVE])
-    assert np.array_equal(segments[:, :STEP], before[3][:, :STEP])
+    assert_only_active_segments_change(sgd.step, problem(rng, dtype))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -85,11 +77,8 @@ def test_numba_is_numpy_bit_by_bit(rng, dtype):
     results = {}
     start = problem(rng, dtype, sizes)
     for name in ("numpy", "numba"):
-        arrays = [array.copy() for array in start]
         with use_backend(name):
-            for _ in range(4):
-                sgd.step(*arrays)
-        results[name] = [array.tobytes() for array in arrays]
+            results[name] = [array.tobytes() for array in after_steps(sgd.step, start, 4)]
     assert results["numpy"] == results["numba"]
 
 
@@ -132,15 +121,7 @@ def test_nothing_to_do(backend):
 
 def test_any_number_of_threads_gives_the_same_bytes(rng):
     start = problem(rng, np.float32, (CHUNK * 5 + 3, 100, CHUNK, 1, 1, 7))
-    threads = numba.get_num_threads()
-    results = []
-    with use_backend("numba"):
-        for count in (1, threads):
-            arrays = [array.copy() for array in start]
-            numba.set_num_threads(count)
-            sgd.step(*arrays)
-            results.append([array.tobytes() for array in arrays])
-    assert results[0] == results[1]
+    assert_any_number_of_threads_gives_the_same_bytes(sgd.step, start)
 
 
 def changed(column, value):
