@@ -77,8 +77,8 @@ def train(
     output: Annotated[
         Path | None,
         Option(
-            help="The run's folder. [default: runs/MODEL-DATA-seedSEED; with --resume and no "
-            "--seed, that of the one run of MODEL on DATA in runs]"
+            help="The run's folder. [default: runs/MODEL-DATA-seedSEED, with -2, -3, ... beside "
+            "finished runs; with --resume, that of the one run of MODEL on DATA to resume]"
         ),
     ] = None,
     resume: Annotated[
@@ -142,17 +142,29 @@ def train(
 
 
 def _default_folder(model: str, data: str, seed: int | None, resume: bool) -> Path:
-    """Where to train; to resume without a seed, where the one run of ``model`` on ``data`` is.
+    """Where to train: beside runs that are finished; to resume, where the unfinished run is.
 
-    Raises ValueError when there are several.
+    Raises ValueError when there are several to resume.
     """
-    runs = _runs_of(model, data) if resume and seed is None else []
+    from ..training.run import SUMMARY
+
+    first = folder = RUNS / f"{model}-{data}-seed{seed or 0}"
+    if not resume:
+        number = 1
+        while (folder / SUMMARY).exists():
+            number += 1
+            folder = first.with_name(f"{first.name}-{number}")
+        return folder
+    runs = _runs_of(model, data)
+    if seed is not None:
+        runs = [run for run in runs if f"{run.name}-".startswith(f"{first.name}-")]
+    runs = [run for run in runs if not (run / SUMMARY).exists()] or runs
     if len(runs) > 1:
         raise ValueError(
             f"--resume: there are several runs of {model} on {data}; say which one by --output\n  "
             + "\n  ".join(map(str, runs))
         )
-    return runs[0] if runs else RUNS / f"{model}-{data}-seed{seed or 0}"
+    return runs[0] if runs else first
 
 
 def _runs_of(model: str, data: str) -> list[Path]:

@@ -400,3 +400,18 @@ def test_on_a_terminal_there_is_a_bar(tmp_path):
     assert b"test accuracy" in out
     assert b"\x1b" in seen
     assert b"epoch 2/2" in seen
+
+
+def test_the_same_command_again_trains_beside_a_finished_run(convolt_, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = ["runs/mlp-digits-seed0", "runs/mlp-digits-seed0-2", "runs/mlp-digits-seed0-3"]
+    for folder in folders[:2]:
+        code, out, _ = convolt_(*MLP, "--epochs", "1")
+        assert (code, out.splitlines()[0]) == (0, f"run: {folder}")
+    contents = [(tmp_path / folder / "last.safetensors").read_bytes() for folder in folders[:2]]
+    assert contents[0] == contents[1]
+    (tmp_path / folders[1] / "summary.json").unlink()  # as if it had been killed at the end
+    code, out, _ = convolt_(*MLP, "--resume")
+    assert (code, out.splitlines()[0]) == (0, f"run: {folders[1]}")
+    code, out, _ = convolt_(*MLP, "--epochs", "1")
+    assert (code, out.splitlines()[0]) == (0, f"run: {folders[2]}")
