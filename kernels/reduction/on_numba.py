@@ -9,6 +9,9 @@ import numpy as np
 from numba import prange
 
 from ..jit import jit, parallel_jit
+from .on_numpy import argmax, argmin, max, min
+
+__all__ = ["argmax", "argmin", "max", "min", "sum"]
 
 PART = 4096  # elements of the reduced axis that one partial sum covers
 
@@ -21,22 +24,6 @@ def sum(rows, y):
     else:
         _sum_rows(rows, partial)
     y[...] = partial.sum(axis=0)
-
-
-def max(rows, y):
-    np.max(rows, axis=1, out=y)
-
-
-def min(rows, y):
-    np.min(rows, axis=1, out=y)
-
-
-def argmax(rows, y):
-    np.argmax(rows, axis=1, out=y)
-
-
-def argmin(rows, y):
-    np.argmin(rows, axis=1, out=y)
 
 
 @parallel_jit
