@@ -7,7 +7,7 @@ vector-Jacobian product, "vjp"). The walk is backpropagation as in the Edinburgh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
@@ -121,8 +121,8 @@ class Node:
         self.kept = [(what, version, version.count) for what, version in kept]
         self.backend = current_backend()
 
-    def gradients(self, grad: Array) -> Iterator[tuple[Tensor, Array]]:
-        """Yield (parent, its share of the gradient) for each parent that requires one."""
+    def gradients(self, grad: Array) -> list[tuple[Tensor, Array]]:
+        """Return (parent, its share of the gradient) for each parent that requires one."""
         if self.vjps is None:
             raise RuntimeError(
                 f"{self.name}: backward was called a second time through a graph that has been "
@@ -137,9 +137,11 @@ class Node:
                 )
         grad = grad[...]  # an object of this walk alone, by which ``once`` knows it
         with pinned(self.backend):
-            for parent, vjp in zip(self.parents, self.vjps, strict=True):
-                if parent is not None and vjp is not None and parent.requires_grad:
-                    yield parent, vjp(grad)
+            return [
+                (parent, vjp(grad))
+                for parent, vjp in zip(self.parents, self.vjps, strict=True)
+                if parent is not None and vjp is not None and parent.requires_grad
+            ]
 
     def release(self) -> None:
         """Drop the arrays that the vjps captured, and the way to the parents."""

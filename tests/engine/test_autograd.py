@@ -236,6 +236,20 @@ def test_a_wrong_gradient_shape_names_the_op():
         careless(leaf([1.0, 2.0, 3.0])).sum().backward()
 
 
+def test_an_error_in_backward_leaves_the_choice_of_backend_free():
+    @differentiable
+    def careless(a):
+        return a * 2.0, (lambda g: g[:1],)
+
+    with use_backend("numpy"):
+        y = careless(leaf([1.0, 2.0, 3.0]))
+        with pytest.raises(RuntimeError, match="defect") as error:
+            y.backward(np.ones(3))
+    with use_backend("numba"):
+        assert Tensor([1.0]).backend == "numba"
+    assert error.value.__traceback__ is not None  # alive: its frames hold what they held
+
+
 def test_backward_in_several_threads_at_once():
     def work(seed, results):
         w = Tensor(np.full((3, 3, 3, 3), float(seed)), requires_grad=True)
