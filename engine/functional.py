@@ -52,12 +52,12 @@ def _check_reduction(op: str, size_average: Any, reduce: Any, reduction: str) ->
         raise ValueError(f"{op}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
 
 
-def _batched(op: str, x: Any, ranks: tuple[int, int] = (3, 4)) -> tuple[Tensor, bool]:
+def _batched(op: str, x: Any) -> tuple[Tensor, bool]:
     """Return an image batch (N, C, H, W) and whether N was added."""
     x = _as_tensor(op, x)
-    if x.ndim not in ranks:
+    if x.ndim not in (3, 4):
         raise ValueError(f"{op}: input must be (N, C, H, W) or (C, H, W), got shape {x.shape}")
-    return (x, False) if x.ndim == ranks[1] else (ops.unsqueeze(x, 0), True)
+    return (x, False) if x.ndim == 4 else (ops.unsqueeze(x, 0), True)
 
 
 # Convolution and linear

@@ -35,7 +35,6 @@ class Tensor:
     """
 
     __array_ufunc__ = None  # array + Tensor calls Tensor.__radd__
-    __array_priority__ = 1000
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         self.data: Array = data.data if isinstance(data, Tensor) else _as_array(data)

@@ -44,14 +44,11 @@ def for_each(task: Callable[[int], None], count: int) -> None:
         with np.errstate(all="ignore"):  # infinities and NaNs are results
             task(i)
 
-    workers = min(count, numba.get_num_threads())
+    threads = numba.get_num_threads()
     with parallel_region, _blas().limit(limits=1):
-        if workers < 2:
-            for i in range(count):
-                quietly(i)
-        else:
-            for _ in _pool(numba.get_num_threads()).map(quietly, range(count)):
-                pass
+        run = map if min(count, threads) < 2 else _pool(threads).map
+        for _ in run(quietly, range(count)):
+            pass
 
 
 def scratch(shape: Shape, dtype: np.dtype) -> Array:

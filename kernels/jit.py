@@ -1,4 +1,4 @@
-"""The one door of the ``on_numba.py`` files to Numba: where code is cached, how it is run.
+"""How the ``on_numba.py`` files use Numba: where code is cached, how it is run.
 
 Numba's own cache looks only at the file of the jitted function, so code inlined from another
 file goes stale. The cache folder is therefore keyed by a hash of all kernel sources and of the

@@ -86,9 +86,13 @@ def _unary(name: str, x: Array) -> Array:
     return _run(name, (x,), (dtype,), dtype)
 
 
+def _float_dtype(*operands: Operand) -> np.dtype:
+    dtype = common_dtype(*operands)
+    return dtype if dtype.kind == "f" else np.dtype(np.float32)
+
+
 def _unary_float(name: str, x: Array) -> Array:
-    dtype = common_dtype(x)
-    dtype = dtype if dtype.kind == "f" else np.dtype(np.float32)
+    dtype = _float_dtype(x)
     return _run(name, (x,), (dtype,), dtype)
 
 
@@ -130,8 +134,7 @@ def multiply(a: Operand, b: Operand) -> Array:
 
 def divide(a: Operand, b: Operand) -> Array:
     """a / b, in float32 when both are integers."""
-    dtype = common_dtype(a, b)
-    dtype = dtype if dtype.kind == "f" else np.dtype(np.float32)
+    dtype = _float_dtype(a, b)
     return _run("divide", (a, b), (dtype, dtype), dtype)
 
 
