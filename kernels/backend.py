@@ -69,9 +69,12 @@ def _choose() -> str:
         if asked := os.environ.get("CONVOLT_BACKEND"):
             _chosen = _check(asked, f"CONVOLT_BACKEND={asked}")
         else:
-            _chosen = "numba" if why_not("cuda") else "cuda"
-            _check(_chosen, "the default backend")
+            _chosen = _check(_default(), "the default backend")
     return _chosen
+
+
+def _default() -> str:
+    return "numba" if why_not("cuda") else "cuda"
 
 
 def current_backend() -> str:
@@ -86,9 +89,12 @@ def current_backend() -> str:
 
 def why_chosen() -> str:
     """Return, in words, what the current choice of backend rests on."""
-    if os.environ.get("CONVOLT_BACKEND") == _choose():
+    chosen = _choose()
+    if os.environ.get("CONVOLT_BACKEND") == chosen:
         return "CONVOLT_BACKEND asks for it"
-    if _chosen == "cuda":
+    if chosen != _default():
+        return "use_backend asks for it"
+    if chosen == "cuda":
         return "the default where a GPU works"
     return f"the default without a usable GPU (cuda: {why_not('cuda')})"
 

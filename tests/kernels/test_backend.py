@@ -28,6 +28,19 @@ def test_use_backend_sets_at_once_and_a_block_restores():
         assert backend.current_backend() == "numba"
 
 
+def test_what_the_choice_rests_on(monkeypatch):
+    monkeypatch.delenv("CONVOLT_BACKEND", raising=False)
+    monkeypatch.setattr(backend, "_why_not_cuda", lambda: "no GPU in this test")
+    with backend.use_backend("numpy"):
+        assert backend.why_chosen() == "use_backend asks for it"
+        monkeypatch.setenv("CONVOLT_BACKEND", "numpy")
+        assert backend.why_chosen() == "CONVOLT_BACKEND asks for it"
+    with backend.use_backend("numba"):
+        assert (
+            backend.why_chosen() == "the default without a usable GPU (cuda: no GPU in this test)"
+        )
+
+
 def test_the_choice_holds_in_other_threads():
     seen = []
     with backend.use_backend("numpy"):
