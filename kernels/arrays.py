@@ -4,15 +4,31 @@ from typing import Any
 
 import numpy as np
 
+from .backend import backend_of
+
 Array = Any  # numpy.ndarray, or cupy.ndarray on the cuda backend
 Shape = tuple[int, ...]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+BFLOAT16 = "bfloat16"  # ml_dtypes' dtype, by name: it need not be imported to be recognized
 INDEX_LIMIT = 2**31 - 1  # kernels count elements of one array in int32
 
 
+def is_float(array: Array) -> bool:
+    """Return whether kernels compute with ``array``: float32, float64, and bfloat16 on CUDA.
+
+    bfloat16 runs on the backends ``cuda`` and ``emulator`` only: it is a type of memory, summed
+    in float32, and neither NumPy nor Numba can do that.
+    """
+    return array.dtype in FLOATS or (
+        array.dtype.name == BFLOAT16 and backend_of(array) in ("cuda", "emulator")
+    )
+
+
 def check_floats(op: str, **arrays: Array) -> None:
-    """Raise unless all ``arrays`` (Nones skipped) have one dtype, float32 or float64.
+    """Raise unless all ``arrays`` (Nones skipped) have one dtype that kernels compute with.
+
+    That is float32 or float64 and, on the backends ``cuda`` and ``emulator``, bfloat16.
 
     Raises:
         TypeError: Naming the op, the argument and its dtype.
@@ -23,9 +39,11 @@ def check_floats(op: str, **arrays: Array) -> None:
             continue
         if not hasattr(array, "dtype"):
             raise TypeError(f"{op}: {name} is {type(array).__name__}, not an array")
-        if array.dtype not in FLOATS:
+        if not is_float(array):
+            also = " (bfloat16 on the backends cuda and emulator)"
             raise TypeError(
-                f"{op}: {name} has dtype {array.dtype}; float32 or float64 is needed: "
+                f"{op}: {name} has dtype {array.dtype}; float32 or float64"
+                f"{also if array.dtype.name == BFLOAT16 else ''} is needed: "
                 f"convert it first, {name}.astype('float32')"
             )
         if first is None:

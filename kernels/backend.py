@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
 from importlib.util import find_spec
+from shutil import which
 from types import ModuleType
 from typing import Any
 
@@ -30,13 +31,19 @@ def why_not(name: str) -> str | None:
     if name == "numba":
         return None if find_spec("numba") else "Numba is not installed: pip install numba"
     if name == "emulator":
-        return "this version of convolt has no CUDA kernels to emulate yet"
+        return _why_not_emulator()
     if name == "cuda":
         return _why_not_cuda()
     return "there is no backend of this name"
 
 
-def _why_not_cuda() -> str:
+def _why_not_emulator() -> str | None:
+    if which("g++") is None:
+        return "the emulator needs g++ to compile kernels for the CPU: apt install g++"
+    return None
+
+
+def _why_not_cuda() -> str | None:
     if find_spec("cupy") is None:
         return "CuPy is not installed: pip install 'convolt[cuda13]' (or [cuda12])"
     runtime = import_module("cupy").cuda.runtime
@@ -44,7 +51,7 @@ def _why_not_cuda() -> str:
         runtime.getDeviceCount()
     except runtime.CUDARuntimeError as error:
         return f"CuPy finds no usable GPU: {error}"
-    return "this version of convolt has no CUDA kernels yet"
+    return None
 
 
 def table() -> str:
