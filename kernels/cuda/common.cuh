@@ -14,7 +14,7 @@
 #ifndef CONVOLT_EMULATOR
 // Dynamic shared memory, an array of T on a 16-byte boundary. (No macro can give the emulator a
 // meaning for the plain declaration.)
-#define EXTERN_SHARED(T, name)                                   \
+#define EXTERN_SHARED(T, name)                                  \
   extern __shared__ __align__(16) unsigned char name##_bytes[]; \
   T* const name = reinterpret_cast<T*>(name##_bytes)
 #endif

@@ -103,7 +103,7 @@ def assert_close(ours, theirs, name=""):
     a, b = ours.detach().numpy(), theirs.detach().numpy()
     assert a.shape == b.shape, name
     scale = max(np.abs(b).max(initial=0), 1)
-    assert np.abs(a - b).max(initial=0) <= 1e6 * UNIT[np.dtype(np.float64)] * scale, name
+    assert np.abs(a - b).max(initial=0) <= 1e6 * UNIT["float64"] * scale, name
 
 
 @pytest.mark.parametrize(
