@@ -1,7 +1,7 @@
 // What the kernels share: types in memory and in registers, vector accesses, reductions.
 //
-// A kernel is compiled once for each type in memory: -DSTORAGE=float, double or bfloat16.
-// Arithmetic is done in Real: float for float and bfloat16, double for double.
+// A kernel is compiled once for each type in memory: -DSTORAGE=float, double or bfloat16, and for
+// some integers and bool. Arithmetic is done in Real: float for bfloat16, else the type itself.
 #pragma once
 
 #ifndef STORAGE
@@ -25,8 +25,11 @@ struct bfloat16 {
   unsigned short bits;
 };
 
-__device__ __forceinline__ float to_real(float v) { return v; }
-__device__ __forceinline__ double to_real(double v) { return v; }
+// A number as arithmetic takes it; integers and bools are what they are.
+template <typename T>
+__device__ __forceinline__ T to_real(T v) {
+  return v;
+}
 __device__ __forceinline__ float to_real(bfloat16 v) {
   return __uint_as_float(static_cast<unsigned>(v.bits) << 16);
 }
@@ -69,6 +72,30 @@ __device__ __forceinline__ Pack<T, N> load_pack(const T* p) {
 template <int N, typename T>
 __device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& v) {
   *reinterpret_cast<Pack<T, N>*>(p) = v;
+}
+
+// The first `count` of N neighbours, which the end of an array may cut off (the rest: 0), at any
+// address: one access where all are there and lie on a multiple of their size.
+template <int N, typename T>
+__device__ __forceinline__ bool is_whole(const T* p, long long count) {
+  return count >= N && reinterpret_cast<unsigned long long>(p) % sizeof(Pack<T, N>) == 0;
+}
+
+template <int N, typename T>
+__device__ __forceinline__ Pack<T, N> load_up_to(const T* p, long long count) {
+  if (is_whole<N>(p, count)) return load_pack<N>(p);
+  Pack<T, N> v;
+#pragma unroll
+  for (int i = 0; i < N; ++i) v.at[i] = i < count ? p[i] : T();
+  return v;
+}
+
+template <int N, typename T>
+__device__ __forceinline__ void store_up_to(T* p, const Pack<T, N>& v, long long count) {
+  if (is_whole<N>(p, count)) return store_pack<N>(p, v);
+#pragma unroll
+  for (int i = 0; i < N; ++i)
+    if (i < count) p[i] = v.at[i];
 }
 
 __host__ __device__ __forceinline__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }

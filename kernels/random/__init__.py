@@ -42,8 +42,9 @@ def ticket(state: Array, count: int) -> Array:
         raise TypeError(f"random: count must be an int, got {count!r}")
     if count < 0:
         raise ValueError(f"random: count must be >= 0, got {count}")
-    drawn = state.copy()
-    state[1:] += np.uint64(-(-int(count) // BLOCK_WORDS))
+    blocks = -(-int(count) // BLOCK_WORDS)
+    drawn = np.empty_like(state, order="C")
+    implementation(__name__, state).ticket(state, blocks, drawn)
     return drawn
 
 

@@ -6,6 +6,9 @@ import numpy as np
 from numba import prange
 
 from ..jit import jit, parallel_jit
+from .on_numpy import ticket
+
+__all__ = ["normal", "philox", "ticket", "uniform"]
 
 M0, M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 W0, W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)

@@ -7,6 +7,11 @@ W0, W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)  # golden ratio, sqrt(3) -
 HALF, LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
+def ticket(state, blocks, drawn):
+    drawn[...] = state
+    state[1:] += np.uint64(blocks)
+
+
 def philox(key, low, high, out):
     """Fill ``out`` (4 B words) with the blocks of counters low, low + 1, ...; high: upper half."""
     counters = np.uint64(low) + np.arange(out.size // 4, dtype=np.uint64)
