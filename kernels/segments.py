@@ -17,6 +17,7 @@ COLUMNS = 5
 
 ALIGNMENT_BYTES = 256
 CHUNK = 16384  # elements that one thread updates at a time
+CHUNK_BYTES = 16384  # of each buffer, that one block of a GPU updates
 
 
 def check_buffers(op: str, **buffers: Array) -> None:
