@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
 from importlib.util import find_spec
-from shutil import which
 from types import ModuleType
 from typing import Any
 
@@ -31,16 +30,10 @@ def why_not(name: str) -> str | None:
     if name == "numba":
         return None if find_spec("numba") else "Numba is not installed: pip install numba"
     if name == "emulator":
-        return _why_not_emulator()
+        return import_module(".emulator.build", __package__).why_not()
     if name == "cuda":
         return _why_not_cuda()
     return "there is no backend of this name"
-
-
-def _why_not_emulator() -> str | None:
-    if which("g++") is None:
-        return "the emulator needs g++ to compile kernels for the CPU: apt install g++"
-    return None
 
 
 def _why_not_cuda() -> str | None:
