@@ -35,7 +35,7 @@ inline float bfloat16_of(unsigned word, int half) {
 }
 inline float tf32_of(unsigned word, int) { return __uint_as_float(word & 0xffffe000u); }
 
-// ---- Matrix fragments -----------------------------------------------------------------------------
+// ---- Matrix fragments ---------------------------------------------------------------------------
 
 struct LdmatrixLane {
   unsigned short row[8];
@@ -134,7 +134,7 @@ inline unsigned to_tf32(float v) {
   return (bits & 0x7f800000u) == 0x7f800000u ? bits : (bits + 0x1000u) & 0xffffe000u;
 }
 
-// ---- Named barriers -------------------------------------------------------------------------------
+// ---- Named barriers -----------------------------------------------------------------------------
 
 inline void named_barrier_sync(int id, int threads, EMULATOR_PLACE) {
   emulator::named_barrier_sync(id, threads, place);
@@ -143,7 +143,7 @@ inline void named_barrier_arrive(int id, int threads, EMULATOR_PLACE) {
   emulator::named_barrier_arrive(id, threads, place);
 }
 
-// ---- Asynchronous copies of a thread ---------------------------------------------------------------
+// ---- Asynchronous copies of a thread ------------------------------------------------------------
 
 template <int BYTES>
 EMULATOR_MODEL void cp_async(void* shared, const void* global, int valid = BYTES, EMULATOR_PLACE) {
@@ -170,7 +170,7 @@ inline void cp_async_wait() {
   emulator::wait_group(emulator::Queue::cp_async, GROUPS);
 }
 
-// ---- mbarrier -------------------------------------------------------------------------------------
+// ---- mbarrier -----------------------------------------------------------------------------------
 
 namespace emulator {
 
@@ -256,7 +256,7 @@ EMULATOR_MODEL void mbarrier_wait(Mbarrier* barrier, unsigned parity, EMULATOR_P
   mbarrier_acquire(barrier);
 }
 
-// ---- TMA ------------------------------------------------------------------------------------------
+// ---- TMA ----------------------------------------------------------------------------------------
 
 namespace emulator {
 
@@ -449,7 +449,7 @@ inline void tma_store_wait_read() {
 }
 inline void fence_proxy_async() { emulator::preempt(); }
 
-// ---- Registers and wgmma ----------------------------------------------------------------------------
+// ---- Registers and wgmma ------------------------------------------------------------------------
 
 template <int COUNT>
 inline void registers_grow(EMULATOR_PLACE) {
