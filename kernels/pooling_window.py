@@ -142,8 +142,8 @@ class PoolSize:
         Raises:
             TypeError: kernel_size, stride, padding or dilation is not an int or a pair of ints.
             ValueError: One of them is out of range, H, W or C is 0, the window does not fit the
-                padded image or has no tap on it, or an array or a window would hold more than
-                2**31 - 1 elements.
+                padded image or has no tap on it, or an array, a window or a side of the padded
+                image would hold more than 2**31 - 1 elements.
         """
         if len(x_shape) != 4:
             raise ValueError(f"{op}: x (N, H, W, C) must have 4 axes, got {tuple(x_shape)}")
@@ -160,7 +160,12 @@ class PoolSize:
         columns = PoolAxis.of(op, w, window[1], steps[1], pads[1], distances[1], ceil_mode)
         size = cls(n, h, w, c, *window, *steps, *pads, *distances, rows.count, columns.count)
         check_index_range(
-            op, x=n * h * w * c, y=n * size.p * size.q * c, kernel_size=size.window_cells
+            op,
+            x=n * h * w * c,
+            y=n * size.p * size.q * c,
+            kernel_size=size.window_cells,
+            padded_height=h + 2 * size.pad_h,
+            padded_width=w + 2 * size.pad_w,
         )
         return size
 

@@ -11,10 +11,38 @@ Gradient: each pixel gets grad_y / (cells of the window) of all windows over it.
 Arrays are C-contiguous: x (N,H,W,C), y (N,P,Q,C).
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from ..arrays import Array, Shape, check_floats, check_index_range, check_layout, check_rank, pair
 from ..backend import implementation
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptivePoolSize:
+    """Sizes of one pooling: x (N,H,W,C), y (N,P,Q,C)."""
+
+    n: int
+    h: int
+    w: int
+    c: int
+    p: int
+    q: int
+
+    def geometry(self) -> tuple[Array, Array, Array]:
+        """Return the windows' (first, past last) rows and columns, and their numbers of cells.
+
+        Returns:
+            rows (2, P) and columns (2, Q), int64, and cells (P, Q), float64, NumPy arrays.
+        """
+        spans = []
+        for length, count in ((self.h, self.p), (self.w, self.q)):
+            window = np.arange(count)
+            spans.append(np.stack([window * length // count, -(-(window + 1) * length // count)]))
+        rows, columns = spans
+        cells = np.outer(rows[1] - rows[0], columns[1] - columns[0])
+        return rows, columns, cells.astype(np.float64)
 
 
 def forward(x: Array, output_size: int | tuple[int, int]) -> Array:
@@ -37,11 +65,11 @@ def forward(x: Array, output_size: int | tuple[int, int]) -> Array:
     check_rank("adaptive_avg_pool2d", 4, x=x)
     _check_image("x", x.shape)
     check_layout("adaptive_avg_pool2d", "x", x, x.shape)
-    n, _, _, c = x.shape
+    n, h, w, c = x.shape
     p, q = pair("adaptive_avg_pool2d", "output_size", output_size, least=0)
     check_index_range("adaptive_avg_pool2d", x=x.size, y=n * p * q * c)
     y = np.empty_like(x, shape=(n, p, q, c))
-    implementation(__name__, x).forward(x, y)
+    implementation(__name__, x).forward(x, y, AdaptivePoolSize(n, h, w, c, p, q))
     return y
 
 
@@ -64,10 +92,12 @@ def backward(grad_y: Array, x_shape: Shape) -> Array:
     check_rank("adaptive_avg_pool2d", 4, grad_y=grad_y)
     _check_image("x_shape", x_shape)
     n, h, w, c = x_shape
-    check_layout("adaptive_avg_pool2d", "grad_y", grad_y, (n, *grad_y.shape[1:3], c))
+    p, q = grad_y.shape[1:3]
+    check_layout("adaptive_avg_pool2d", "grad_y", grad_y, (n, p, q, c))
     check_index_range("adaptive_avg_pool2d", grad_x=n * h * w * c)
     grad_x = np.empty_like(grad_y, shape=tuple(x_shape))
-    implementation(__name__, grad_y).backward(grad_y, grad_x)
+    size = AdaptivePoolSize(n, h, w, c, p, q)
+    implementation(__name__, grad_y).backward(grad_y, grad_x, size)
     return grad_x
 
 
@@ -77,17 +107,3 @@ def _check_image(name: str, shape: Shape) -> None:
             f"adaptive_avg_pool2d: {name} must be (N, H, W, C) with at least one pixel, "
             f"got {tuple(shape)}"
         )
-
-
-def geometry(x_shape: Shape, y_shape: Shape) -> tuple[Array, Array, Array]:
-    """Return the windows' (first, past last) rows and columns, and their numbers of cells.
-
-    Returns:
-        rows (2, P) and columns (2, Q), int64, and cells (P, Q), float64, NumPy arrays.
-    """
-    spans = []
-    for length, count in zip(x_shape[1:3], y_shape[1:3], strict=True):
-        window = np.arange(count)
-        spans.append(np.stack([window * length // count, -(-(window + 1) * length // count)]))
-    rows, columns = spans
-    return rows, columns, np.outer(rows[1] - rows[0], columns[1] - columns[0]).astype(np.float64)

@@ -14,11 +14,56 @@ Gradient: each pixel gets grad_y / divisor of all windows over it,
 Arrays are C-contiguous: x (N,H,W,C), y (N,P,Q,C).
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from ..arrays import Array, check_floats, check_layout
 from ..backend import implementation
 from ..pooling_window import PoolSize
+
+
+@dataclass(frozen=True, slots=True)
+class AvgPoolWindows:
+    """Which pixels each window averages, and the divisor of their sum.
+
+    Raises:
+        TypeError: divisor_override is not an int.
+        ValueError: divisor_override is 0, or dilation is not 1.
+    """
+
+    size: PoolSize
+    count_include_pad: bool
+    divisor_override: int | None
+
+    def __post_init__(self) -> None:
+        dilation = (self.size.dilation_h, self.size.dilation_w)
+        if dilation != (1, 1):
+            raise ValueError(f"avg_pool2d: dilation must be 1, got {dilation}")
+        divisor = self.divisor_override
+        if divisor is None:
+            return
+        if isinstance(divisor, bool) or not isinstance(divisor, int | np.integer):
+            raise TypeError(f"avg_pool2d: divisor_override must be an int or None, got {divisor!r}")
+        if divisor == 0:
+            raise ValueError("avg_pool2d: divisor_override must not be 0")
+
+    def geometry(self) -> tuple[Array, Array, Array]:
+        """Return the windows' (first, past last) rows and columns on the image, and their divisors.
+
+        Returns:
+            rows (2, P) and columns (2, Q), int64, and divisors (P, Q), float64, NumPy arrays.
+        """
+        spans, cells = [], []
+        for axis in (self.size.vertical, self.size.horizontal):
+            begin = axis.begin()
+            end = np.minimum(begin + axis.taps, axis.length + axis.pad)
+            spans.append(np.stack([np.maximum(begin, 0), np.minimum(end, axis.length)]))
+            cells.append(end - begin if self.count_include_pad else spans[-1][1] - spans[-1][0])
+        divisors = np.outer(*cells).astype(np.float64)
+        if self.divisor_override is not None:
+            divisors[...] = self.divisor_override
+        return spans[0], spans[1], divisors
 
 
 def forward(
@@ -45,9 +90,9 @@ def forward(
     """
     check_floats("avg_pool2d", x=x)
     check_layout("avg_pool2d", "x", x, size.x_shape)
-    _check(size, divisor_override)
+    windows = AvgPoolWindows(size, count_include_pad, divisor_override)
     y = np.empty_like(x, shape=size.y_shape)
-    implementation(__name__, x).forward(x, y, size, count_include_pad, divisor_override)
+    implementation(__name__, x).forward(x, y, windows)
     return y
 
 
@@ -73,44 +118,7 @@ def backward(
     """
     check_floats("avg_pool2d", grad_y=grad_y)
     check_layout("avg_pool2d", "grad_y", grad_y, size.y_shape)
-    _check(size, divisor_override)
+    windows = AvgPoolWindows(size, count_include_pad, divisor_override)
     grad_x = np.empty_like(grad_y, shape=size.x_shape)
-    implementation(__name__, grad_y).backward(
-        grad_y, grad_x, size, count_include_pad, divisor_override
-    )
+    implementation(__name__, grad_y).backward(grad_y, grad_x, windows)
     return grad_x
-
-
-def _check(size: PoolSize, divisor_override: int | None) -> None:
-    if (size.dilation_h, size.dilation_w) != (1, 1):
-        raise ValueError(
-            f"avg_pool2d: dilation must be 1, got {(size.dilation_h, size.dilation_w)}"
-        )
-    if divisor_override is None:
-        return
-    if isinstance(divisor_override, bool) or not isinstance(divisor_override, int | np.integer):
-        raise TypeError(
-            f"avg_pool2d: divisor_override must be an int or None, got {divisor_override!r}"
-        )
-    if divisor_override == 0:
-        raise ValueError("avg_pool2d: divisor_override must not be 0")
-
-
-def geometry(
-    size: PoolSize, count_include_pad: bool, divisor_override: int | None
-) -> tuple[Array, Array, Array]:
-    """Return the windows' (first, past last) rows and columns on the image, and their divisors.
-
-    Returns:
-        rows (2, P) and columns (2, Q), int64, and divisors (P, Q), float64, NumPy arrays.
-    """
-    spans, cells = [], []
-    for axis in (size.vertical, size.horizontal):
-        begin = axis.begin()
-        end = np.minimum(begin + axis.taps, axis.length + axis.pad)
-        spans.append(np.stack([np.maximum(begin, 0), np.minimum(end, axis.length)]))
-        cells.append(end - begin if count_include_pad else spans[-1][1] - spans[-1][0])
-    divisors = np.outer(*cells).astype(np.float64)
-    if divisor_override is not None:
-        divisors[...] = divisor_override
-    return spans[0], spans[1], divisors

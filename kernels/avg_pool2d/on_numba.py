@@ -5,22 +5,15 @@ from numba import prange
 
 from ..jit import jit, parallel_jit
 from ..pooling_window import windows_over
-from . import geometry
 
 
-def forward(x, y, size, count_include_pad, divisor_override):
-    average(x, y, *geometry(size, count_include_pad, divisor_override))
-
-
-def backward(grad_y, grad_x, size, count_include_pad, divisor_override):
-    spread(grad_y, grad_x, *geometry(size, count_include_pad, divisor_override))
-
-
-def average(x, y, rows, columns, divisors):
+def forward(x, y, windows):
+    rows, columns, divisors = windows.geometry()
     _average(x, y, rows, columns, divisors.astype(y.dtype))
 
 
-def spread(grad_y, grad_x, rows, columns, divisors):
+def backward(grad_y, grad_x, windows):
+    rows, columns, divisors = windows.geometry()
     p_over, q_over = windows_over(grad_x.shape[1], *rows), windows_over(grad_x.shape[2], *columns)
     _spread(grad_y, grad_x, p_over, q_over, divisors.astype(grad_y.dtype))
 

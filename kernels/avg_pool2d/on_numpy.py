@@ -1,23 +1,15 @@
 """avg_pool2d in NumPy: the definition, window by window. Read this first."""
 
-from . import geometry
 
-
-def forward(x, y, size, count_include_pad, divisor_override):
-    average(x, y, *geometry(size, count_include_pad, divisor_override))
-
-
-def backward(grad_y, grad_x, size, count_include_pad, divisor_override):
-    spread(grad_y, grad_x, *geometry(size, count_include_pad, divisor_override))
-
-
-def average(x, y, rows, columns, divisors):
+def forward(x, y, windows):
+    rows, columns, divisors = windows.geometry()
     for p, (top, bottom) in enumerate(rows.T):
         for q, (left, right) in enumerate(columns.T):
             y[:, p, q] = x[:, top:bottom, left:right].sum((1, 2)) / y.dtype.type(divisors[p, q])
 
 
-def spread(grad_y, grad_x, rows, columns, divisors):
+def backward(grad_y, grad_x, windows):
+    rows, columns, divisors = windows.geometry()
     grad_x[...] = 0
     for p, (top, bottom) in enumerate(rows.T):
         for q, (left, right) in enumerate(columns.T):

@@ -227,6 +227,11 @@ BAD_SIZES = {
         ValueError,
         "kernel_size would have 17,179,869,184 elements",
     ),
+    "padded_image_beyond_int32": (
+        {"kernel_size": (2**31 - 1, 1), "padding": (2**30 - 1, 0)},
+        ValueError,
+        "padded_height would have 2,147,483,652 elements",
+    ),
 }
 
 
