@@ -339,7 +339,9 @@ def take_along(x: Array, *, indices: Array, axis: int) -> Any:
     if not x.ndim:
         return x, (lambda g: g,)
     grid = [
-        indices if i == axis else np.arange(n).reshape([-1 if j == i else 1 for j in range(x.ndim)])
+        indices
+        if i == axis
+        else np.arange(n, like=x).reshape([-1 if j == i else 1 for j in range(x.ndim)])
         for i, n in enumerate(x.shape)
     ]
     index = tuple(grid)

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array
-from ..backend import implementation
+from .. import layout
+from ..arrays import BFLOAT16, Array, is_float
+from ..backend import backend_of, implementation
 
 Operand = Any  # Array, or a Python bool, int or float
 
+_BOOL, _INTEGER, _FLOAT = range(3)  # categories of dtypes
 _OF_PYTHON = {bool: np.dtype(np.bool_), int: np.dtype(np.int64), float: np.dtype(np.float32)}
 
 
@@ -29,6 +31,11 @@ def common_dtype(*operands: Operand) -> np.dtype:
     tiers: tuple[list[np.dtype], ...] = ([], [], [])  # arrays, 0-d arrays, Python numbers
     for operand in operands:
         if isinstance(getattr(operand, "dtype", None), np.dtype):
+            if operand.dtype.name == BFLOAT16 and not is_float(operand):
+                raise TypeError(
+                    f"cannot compute with dtype bfloat16 on backend {backend_of(operand)}, only on "
+                    "cuda and emulator; convert to float32"
+                )
             tiers[0 if operand.ndim else 1].append(operand.dtype)
         elif type(operand) in _OF_PYTHON:
             tiers[2].append(_OF_PYTHON[type(operand)])
@@ -52,16 +59,17 @@ def _wider(a: np.dtype, b: np.dtype) -> np.dtype:
 
 
 def _category(dtype: np.dtype) -> int:
-    if dtype.kind not in "biuf":
+    kind = "f" if dtype.name == BFLOAT16 else dtype.kind
+    if kind not in "biuf":
         raise TypeError(f"cannot compute with dtype {dtype}")
-    return {"b": 0, "i": 1, "u": 1, "f": 2}[dtype.kind]
+    return {"b": _BOOL, "i": _INTEGER, "u": _INTEGER, "f": _FLOAT}[kind]
 
 
 def _run(name: str, operands: tuple[Operand, ...], dtypes: tuple[Any, ...], result: Any) -> Array:
     """Convert and broadcast the operands, allocate the result, fill it in."""
     like = next(x for x in operands if hasattr(x, "dtype"))
     arrays = [
-        x.astype(dtype, copy=False)
+        layout.cast(x, dtype)
         if hasattr(x, "dtype")
         else np.full_like(like, x, dtype=dtype, shape=())
         for x, dtype in zip(operands, dtypes, strict=True)
@@ -88,7 +96,7 @@ def _unary(name: str, x: Array) -> Array:
 
 def _float_dtype(*operands: Operand) -> np.dtype:
     dtype = common_dtype(*operands)
-    return dtype if dtype.kind == "f" else np.dtype(np.float32)
+    return dtype if _category(dtype) == _FLOAT else np.dtype(np.float32)
 
 
 def _unary_float(name: str, x: Array) -> Array:
@@ -99,6 +107,11 @@ def _unary_float(name: str, x: Array) -> Array:
 def _binary(name: str, a: Operand, b: Operand) -> Array:
     dtype = common_dtype(a, b)
     return _run(name, (a, b), (dtype, dtype), dtype)
+
+
+def _not_bool(name: str, *operands: Operand) -> None:
+    if common_dtype(*operands) == np.bool_:
+        raise TypeError(f"{name}: not defined for bools; use != or where, or convert to int")
 
 
 def _comparison(name: str, a: Operand, b: Operand) -> Array:
@@ -122,8 +135,7 @@ def accumulate(y: Array, x: Array) -> None:
 
 def subtract(a: Operand, b: Operand) -> Array:
     """a - b; TypeError for two bools, as PyTorch."""
-    if common_dtype(a, b).kind == "b":
-        raise TypeError("subtract: bool minus bool is not defined; use != or convert to int")
+    _not_bool("subtract", a, b)
     return _binary("subtract", a, b)
 
 
@@ -139,7 +151,11 @@ def divide(a: Operand, b: Operand) -> Array:
 
 
 def power(a: Operand, b: Operand) -> Array:
-    """a ** b; ValueError for an integer raised to a negative Python integer."""
+    """a ** b; TypeError for two bools, ValueError for an integer to a negative Python integer.
+
+    To a negative integer in an array: NumPy's ValueError on the CPU, rounded to 0 on CUDA.
+    """
+    _not_bool("power", a, b)
     if isinstance(b, int) and b < 0 and common_dtype(a, b).kind == "i":
         raise ValueError(f"power: an integer to the power {b} is no integer; convert to float")
     return _binary("power", a, b)
@@ -184,7 +200,8 @@ def where(condition: Array, a: Operand, b: Operand) -> Array:
 
 
 def negative(x: Array) -> Array:
-    """-x."""
+    """-x; TypeError for bools, as PyTorch."""
+    _not_bool("negative", x)
     return _unary("negative", x)
 
 

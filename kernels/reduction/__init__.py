@@ -4,17 +4,21 @@
     max, min y[kept] = the largest, smallest element; NaN if there is one
     argmax, argmin  y[kept] = index of the first such element along one axis; NaN comes first
 
-Arrays have any strides; results are C-contiguous. float32 sums accumulate in float64, in an
-order that depends on the shape alone.
+Arrays of bools, integers or floats have any strides; results are C-contiguous. Sums of floats
+accumulate in float64, in an order that depends on shape and strides alone. All functions raise
+TypeError for bfloat16 on a backend other than cuda and emulator.
 """
 
 from collections.abc import Iterable
+from itertools import pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, Shape
-from ..backend import implementation
+from .. import layout
+from ..arrays import BFLOAT16, Array, Shape, is_float
+from ..backend import backend_of, implementation
 
 Axes = int | Iterable[int] | None
 
@@ -45,7 +49,7 @@ def sum(x: Array, axes: Axes = None, *, keepdims: bool = False) -> Array:
     Raises:
         IndexError, ValueError: As ``axes_of``.
     """
-    dtype = x.dtype if x.dtype.kind == "f" else np.dtype(np.int64)
+    dtype = np.dtype(np.int64) if x.dtype.kind in "biu" else x.dtype
     return _run("sum", x, axes_of("sum", x, axes), dtype, keepdims)
 
 
@@ -92,7 +96,7 @@ def _index(name: str, x: Array, axis: int | None, keepdims: bool) -> Array:
     axes = _not_empty(name, x, axis)
     if axis is not None:
         return _run(name, x, axes, np.int64, keepdims)
-    flat = _run(name, x.reshape(-1), (0,), np.int64, False)
+    flat = _run(name, layout.contiguous(x).reshape(-1), (0,), np.int64, False)
     return flat.reshape((1,) * x.ndim) if keepdims else flat
 
 
@@ -105,13 +109,30 @@ def _not_empty(op: str, x: Array, axes: Axes) -> tuple[int, ...]:
 
 def _run(name: str, x: Array, axes: tuple[int, ...], dtype: Any, keepdims: bool) -> Array:
     """Move the reduced axes last and flatten: the implementations see (kept, reduced)."""
+    if x.dtype.name == BFLOAT16 and not is_float(x):
+        raise TypeError(
+            f"{name}: x has dtype bfloat16, which backend {backend_of(x)} cannot compute with, "
+            "only cuda and emulator; convert it first, x.astype('float32')"
+        )
     kept = tuple(axis for axis in range(x.ndim) if axis not in axes)
     kept_shape: Shape = tuple(x.shape[axis] for axis in kept)
-    reduced = int(np.prod([x.shape[axis] for axis in axes], dtype=np.int64))
-    count = int(np.prod(kept_shape, dtype=np.int64))
-    rows = x.transpose(kept + axes).reshape(count, reduced)
-    y = np.empty_like(x, shape=(count,), dtype=dtype, order="C")
+    rows = _rows(x, kept, tuple(sorted(axes, key=lambda axis: -abs(x.strides[axis]))))
+    y = np.empty_like(x, shape=rows.shape[:1], dtype=dtype, order="C")
     getattr(implementation(__name__, x), name)(rows, y)
     if keepdims:
         return y.reshape([1 if axis in axes else x.shape[axis] for axis in range(x.ndim)])
     return y.reshape(kept_shape)
+
+
+def _rows(x: Array, kept: tuple[int, ...], axes: tuple[int, ...]) -> Array:
+    """Return x as (kept, reduced): a view where each is one axis in memory, else a copy."""
+    count, reduced = (prod(x.shape[axis] for axis in group) for group in (kept, axes))
+    x = x.transpose(kept + axes)
+    if not all(_is_one_axis(x, group) for group in (range(len(kept)), range(len(kept), x.ndim))):
+        x = layout.contiguous(x)
+    return x.reshape(count, reduced)
+
+
+def _is_one_axis(x: Array, axes: Iterable[int]) -> bool:
+    long = [axis for axis in axes if x.shape[axis] != 1]
+    return all(x.strides[a] == x.strides[b] * x.shape[b] for a, b in pairwise(long))

@@ -147,7 +147,7 @@ def test_bad_operands_are_refused_and_the_next_call_is_right(backend):
         elementwise.add(x, "1")
     with pytest.raises(TypeError, match="complex128"):
         elementwise.add(x, np.ones(3, complex))
-    with pytest.raises(TypeError, match="bool minus bool"):
+    with pytest.raises(TypeError, match="subtract: not defined for bools"):
         elementwise.subtract(x > 0, x > 0)
     with pytest.raises(ValueError, match="no integer"):
         elementwise.power(np.ones(2, int), -1)

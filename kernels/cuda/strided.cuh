@@ -1,0 +1,109 @@
+// Element by element over arrays of any strides: y[i] = f(a[i], b[i], c[i]).
+//
+// strided.py makes the struct. It drops axes of length 1, sorts the others by the strides of y, and
+// merges neighbours that are one axis in every array: contiguous arrays have one axis, whatever
+// their shape. A broadcast axis has stride 0.
+//
+// Where along axis 0 each array is contiguous or repeats one element, it is `packed`: a thread
+// moves as many neighbours as 16 bytes hold of the widest type. Else it moves one element.
+#pragma once
+#include "common.cuh"
+
+#define AXES 8
+
+// Axis 0 is the innermost one. Strides are in elements, those of absent operands 0.
+struct Strided {
+  int count;  // elements of y
+  int axes;   // 1 to AXES
+  int packed;
+  int shape[AXES];
+  int y[AXES];
+  int a[AXES];
+  int b[AXES];
+  int c[AXES];
+};
+
+template <typename T>
+struct Operand {
+  T* at;
+  const int* stride;
+};
+
+// Moves the operands from their first element to element i of the space.
+template <typename... T>
+__device__ __forceinline__ void move_to(unsigned i, const Strided& size, Operand<T>&... x) {
+#pragma unroll
+  for (int axis = 0; axis < AXES; ++axis) {
+    if (axis >= size.axes) break;
+    const unsigned length = size.shape[axis];
+    const unsigned rest = axis + 1 < size.axes ? i / length : 0;  // no division for one axis
+    const long long index = i - rest * length;
+    ((x.at += index * x.stride[axis]), ...);
+    i = rest;
+  }
+}
+
+// N neighbours along axis 0, or one element N times.
+template <int N, typename T>
+__device__ __forceinline__ Pack<T, N> load_along(const T* p, int stride) {
+  if (stride == 1) return load_pack<N>(p);
+  const T repeated = *p;
+  Pack<T, N> v;
+#pragma unroll
+  for (int i = 0; i < N; ++i) v.at[i] = repeated;
+  return v;
+}
+
+template <int N, typename Y, typename F, typename... X>
+__device__ __forceinline__ void store_each(Y* y, F f, const Pack<X, N>&... x) {
+  Pack<Y, N> v;
+#pragma unroll
+  for (int i = 0; i < N; ++i) v.at[i] = to_storage<Y>(f(to_real(x.at[i])...));
+  store_pack<N>(y, v);
+}
+
+// Elements i to i + N - 1, neighbours along axis 0 when N > 1.
+template <int N, typename F, typename Y, typename... X>
+__device__ __forceinline__ void neighbours(unsigned i, const Strided& size, F f, Operand<Y> y,
+                                           Operand<const X>... x) {
+  move_to(i, size, y, x...);
+  store_each<N>(y.at, f, load_along<N>(x.at, x.stride[0])...);
+}
+
+template <typename... T>
+__host__ __device__ constexpr int largest_bytes() {
+  int largest = 0;
+  ((largest = sizeof(T) > largest ? sizeof(T) : largest), ...);
+  return largest;
+}
+
+template <typename F, typename Y, typename... X>
+__device__ __forceinline__ void all_elements(const Strided& size, F f, Operand<Y> y,
+                                             Operand<const X>... x) {
+  constexpr int N = 16 / largest_bytes<Y, X...>();
+  const int mine = size.packed ? N : 1;
+  long long i = global_thread() * mine;
+  if (size.packed && i + N <= size.count) {
+    neighbours<N>(i, size, f, y, x...);
+  } else {  // one element, or the end of a packed array
+    const long long end = i + mine < size.count ? i + mine : size.count;
+    for (; i < end; ++i) neighbours<1>(i, size, f, y, x...);
+  }
+}
+
+// y = f(a), y = f(a, b), y = f(a, b, c), f taking and giving Reals. y may be one of the operands.
+template <typename F, typename Y, typename A>
+__device__ __forceinline__ void for_each(const Strided& size, F f, Y* y, const A* a) {
+  all_elements(size, f, Operand<Y>{y, size.y}, Operand<const A>{a, size.a});
+}
+template <typename F, typename Y, typename A, typename B>
+__device__ __forceinline__ void for_each(const Strided& size, F f, Y* y, const A* a, const B* b) {
+  all_elements(size, f, Operand<Y>{y, size.y}, Operand<const A>{a, size.a},
+               Operand<const B>{b, size.b});
+}
+template <typename F, typename Y, typename A, typename B, typename C>
+__device__ __forceinline__ void for_each(const Strided& size, F f, Y* y, const A* a, const B* b,
+                                         const C* c) {
+  all_elements(size, f, Operand<Y>{y, size.y}, Operand<const A>{a, size.a},
+               Operand<const B>{b, size.b}, Operand<const C>{c, size.c});
+}
