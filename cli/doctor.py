@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -12,14 +14,30 @@ import typer
 from typer import Option
 
 PACKAGES = ("convolt", "numpy", "numba", "cupy")
+NUMBERS = ("registers", "spills", "stack_bytes", "shared_bytes", "occupancy")
+COLUMNS = ("kernel", "file", "arch", "constants", *NUMBERS)
 CUPY_PACKAGES = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
 
 
-def doctor(as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
+    kernels: Annotated[
+        bool, Option("--kernels", help="Compile every CUDA kernel and show what each takes.")
+    ] = False,
+    arch: Annotated[
+        list[str] | None, Option(help="With --kernels: only this arch, sm_80; may be repeated.")
+    ] = None,
+) -> None:
     """Show each backend and why it can or cannot be used, versions, threads and cache.
 
-    Exits with 2 when CONVOLT_BACKEND names a backend that cannot be used.
+    Exits with 2 when CONVOLT_BACKEND names a backend that cannot be used. With --kernels, which
+    needs no GPU, exits with 1 when a kernel does not compile, spills or has a stack frame.
     """
+    if kernels:
+        _kernels(as_json, arch)
+        return
+    if arch:
+        raise typer.BadParameter("--arch goes with --kernels")
     report = examine()
     if as_json:
         print(json.dumps(report, indent=2))
@@ -29,9 +47,44 @@ def doctor(as_json: Annotated[bool, Option("--json", help="Print JSON.")] = Fals
         raise typer.Exit(2)
 
 
+def _kernels(as_json: bool, archs: list[str] | None) -> None:
+    from ..kernels.cuda.compile import ARCHS
+    from ..kernels.cuda.table import all_kernels, table
+
+    if unknown := set(archs or ()) - set(ARCHS):
+        raise typer.BadParameter(f"--arch {unknown.pop()}: choose among {', '.join(ARCHS)}")
+    rows = table(all_kernels(), archs or ARCHS)
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+    else:
+        _print_table([asdict(row) for row in rows])
+    unsound = [row for row in rows if not row.sound]
+    for row in unsound:
+        constants = " ".join(f"{name}={value}" for name, value in row.constants.items())
+        fault = row.error or (
+            f"{row.spills} bytes of spills, {row.stack_bytes} of stack, occupancy {row.occupancy}%"
+        )
+        print(f"{row.kernel} ({row.file}, {row.arch}, {constants}): {fault}", file=sys.stderr)
+    if unsound:
+        raise typer.Exit(1)
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    lines = [COLUMNS]
+    for row in rows:
+        row["constants"] = " ".join(f"{name}={value}" for name, value in row["constants"].items())
+        row["occupancy"] = f"{row['occupancy']}%"
+        lines.append(tuple("-" if row["error"] and c in NUMBERS else str(row[c]) for c in COLUMNS))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = zip(COLUMNS, line, widths, strict=True)
+        print("  ".join(c.rjust(w) if name in NUMBERS else c.ljust(w) for name, c, w in cells))
+
+
 def examine() -> dict[str, Any]:
     """What ``doctor`` prints."""
     from ..kernels import backend
+    from ..kernels.paths import cache_root
 
     chosen = why = error = None
     try:
@@ -48,7 +101,8 @@ def examine() -> dict[str, Any]:
         "error": error,
         "versions": {"python": platform.python_version()} | _versions(),
         "threads": _threads(),
-        "cache": _cache(),
+        "nvrtc": _nvrtc(),
+        "cache": str(cache_root()),
     }
 
 
@@ -74,12 +128,14 @@ def _threads() -> int:
     return os.cpu_count() or 1
 
 
-def _cache() -> str | None:
+def _nvrtc() -> dict[str, str | None]:
+    """The compiler of the CUDA kernels: its version, or why it cannot be used."""
+    from ..kernels.cuda.compile import nvrtc_version
+
     try:
-        from ..kernels.jit import cache_dir
-    except ImportError:  # no Numba, whose line says so
-        return None
-    return str(cache_dir())
+        return {"version": ".".join(map(str, nvrtc_version())), "why_not": None}
+    except RuntimeError as error:
+        return {"version": None, "why_not": str(error)}
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -90,4 +146,5 @@ def _print(report: dict[str, Any]) -> None:
     versions = (f"{name} {found or 'not installed'}" for name, found in report["versions"].items())
     print(f"versions: {', '.join(versions)}")
     print(f"threads: {report['threads']}")
-    print(f"kernel cache: {report['cache']}")
+    print(f"nvrtc: {report['nvrtc']['version'] or report['nvrtc']['why_not']}")
+    print(f"cache: {report['cache']}")

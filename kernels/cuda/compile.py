@@ -96,13 +96,13 @@ def arch_of(compute_capability: str) -> str:
     return f"sm_{compute_capability}{'a' * (int(compute_capability) >= 90)}"
 
 
-def why_not() -> str | None:
-    """Return why nothing can be compiled here, or None when NVRTC works."""
-    try:
-        _nvrtc()
-    except RuntimeError as error:
-        return str(error)
-    return None
+def nvrtc_version() -> tuple[int, int]:
+    """Return NVRTC's version.
+
+    Raises:
+        RuntimeError: It is not installed; the message says what to install.
+    """
+    return _nvrtc().getVersion()
 
 
 def _nvrtc() -> Any:
@@ -112,7 +112,7 @@ def _nvrtc() -> Any:
     except Exception as error:  # which one depends on what is missing
         raise RuntimeError(
             f"NVRTC, which compiles CUDA kernels, cannot be used: {str(error).splitlines()[0]}; "
-            "install it with: pip install 'convolt[cuda-compile]'"
+            "pip install 'convolt[cuda-compile]' (with a GPU: 'convolt[cuda13]' or [cuda12])"
         ) from error
     return nvrtc
 
@@ -140,9 +140,9 @@ def _compile(nvrtc: Any, source: Source, defines: Mapping[str, str], arch: str) 
 
 
 _ENTRY = re.compile(r"Compiling entry function '(\w+)'")
-_RESOURCES = {
+_NUMBERS = {
     "registers": re.compile(r"Used (\d+) registers"),
-    "stack_bytes": re.compile(r"(\d+) bytes stack frame"),
+    "stack_bytes": re.compile(r"(\d+) bytes (?:stack frame|cumulative stack size)"),
     "shared_bytes": re.compile(r"(\d+) bytes smem"),
 }
 _SPILLS = re.compile(r"(\d+) bytes spill (?:stores|loads)")
@@ -154,8 +154,8 @@ def _resources(log: str) -> dict[str, Resources]:
     found = {}
     for entry, text in zip(parts[::2], parts[1::2], strict=True):
         numbers = {
-            name: int(match[1]) if (match := pattern.search(text)) else 0
-            for name, pattern in _RESOURCES.items()
+            name: max(map(int, pattern.findall(text)), default=0)
+            for name, pattern in _NUMBERS.items()
         }
         found[entry] = Resources(spill_bytes=sum(map(int, _SPILLS.findall(text))), **numbers)
     return found
