@@ -1,21 +1,59 @@
 """Fixtures of every room."""
 
 import sys
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from convolt.kernels.backend import use_backend
+from convolt.kernels import emulator
+from convolt.kernels.backend import use_backend, why_not
 
 sys.path.insert(0, str(Path(__file__).parent))  # for tolerance.py: importlib mode adds no path
 
+import kernel_coverage  # noqa: E402
+import staged  # noqa: E402
 
-@pytest.fixture(params=["numpy", "numba"])
-def backend(request):
-    """Run the test once for each backend that this machine has."""
-    with use_backend(request.param):
-        yield request.param
+BACKENDS = ["numpy", "numba", "emulator", "emulator-check", "cuda"]
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--require-cuda", action="store_true", help="fail, not skip, where a test needs a GPU"
+    )
+    kernel_coverage.add_option(parser)
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(kernel_coverage.Plugin(config))
+
+
+def skip_without(request, name):
+    """Skip the test where backend ``name`` cannot run; fail if it was required."""
+    if reason := why_not(name):
+        if name == "cuda" and request.config.getoption("--require-cuda"):
+            pytest.fail(f"--require-cuda, but {reason}")
+        pytest.skip(reason)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request, monkeypatch):
+    """Run the test once for each backend that this machine has.
+
+    ``emulator-check`` is the emulator in mode ``check``. ``cuda`` stands for the kernels on a GPU:
+    the test's NumPy arrays are carried there and back around every launch.
+    """
+    name, _, mode = request.param.partition("-")
+    skip_without(request, name)
+    with ExitStack() as stack:
+        if name == "cuda":
+            staged.on_gpu(monkeypatch)
+            name = "emulator"
+        elif name == "emulator":
+            stack.enter_context(emulator.options(mode=mode or "fast"))
+        stack.enter_context(use_backend(name))
+        yield name
 
 
 @pytest.fixture
@@ -31,7 +69,6 @@ def nan_results(monkeypatch):
 
     ``with nan_results(contract):`` patches ``np.empty_like`` inside that module.
     """
-    from contextlib import contextmanager
 
     class Poisoned:
         def __getattr__(self, name):
@@ -40,7 +77,7 @@ def nan_results(monkeypatch):
         @staticmethod
         def empty_like(*args, **kwargs):
             array = np.empty_like(*args, **kwargs)
-            kind = array.dtype.kind
+            kind = "f" if array.dtype.name == "bfloat16" else array.dtype.kind
             array.fill({"f": np.nan, "b": True}.get(kind) or np.iinfo(array.dtype).max)
             return array
 

@@ -150,7 +150,7 @@ class Kernel:
                 grid and the arguments.
         """
         variant = self._variant(constants)
-        packed = self._pack(variant.signature, arguments)
+        packed = pack_arguments(str(self), variant.signature, arguments)
         blocks = self._grid(grid)
         shared = self.shared_bytes if shared_bytes is None else shared_bytes
         on_gpu = self._on_gpu(packed)
@@ -171,7 +171,7 @@ class Kernel:
             SourceError: The kernel's comment has no formulas, or wrong ones.
         """
         variant = self._variant(constants)
-        packed = self._pack(variant.signature, arguments)
+        packed = pack_arguments(str(self), variant.signature, arguments)
         return traffic(self.entry_point, packed, variant.defines, self._grid(grid))
 
     def _variant(self, constants: dict[str, Constant]) -> _Variant:
@@ -185,18 +185,6 @@ class Kernel:
         variant = _Variant(defines, read(self.path).signature(self.entry, defines))
         self._variants[key] = variant
         return variant
-
-    def _pack(self, signature: Signature, arguments: tuple[Any, ...]) -> list[Argument]:
-        if len(arguments) != len(signature.parameters):
-            expected = ", ".join(map(str, signature.parameters))
-            raise TypeError(
-                f"{self}: {len(arguments)} arguments given, {len(signature.parameters)} needed: "
-                f"{expected}"
-            )
-        return [
-            Argument(p, _array(self, p, a) if p.pointer else _value(self, p, a))
-            for p, a in zip(signature.parameters, arguments, strict=True)
-        ]
 
     def _grid(self, grid: Grid) -> tuple[int, int, int]:
         given = grid if isinstance(grid, tuple) else (grid,)
@@ -264,6 +252,31 @@ class _Variant:
         self.shared_bytes: dict[int, int] = {}  # GPU -> the most that has been asked for
 
 
+def pack_arguments(
+    kernel: str, signature: Signature, arguments: tuple[Any, ...]
+) -> list[Argument]:
+    """Return what each parameter is handed, checked.
+
+    Args:
+        kernel: Its name, for messages.
+        signature: Of the kernel.
+        arguments: As ``Kernel.launch`` takes them.
+
+    Raises:
+        TypeError, ValueError: As ``Kernel.launch``.
+    """
+    if len(arguments) != len(signature.parameters):
+        expected = ", ".join(map(str, signature.parameters))
+        raise TypeError(
+            f"{kernel}: {len(arguments)} arguments given, {len(signature.parameters)} needed: "
+            f"{expected}"
+        )
+    return [
+        Argument(p, _array(kernel, p, a) if p.pointer else _value(kernel, p, a))
+        for p, a in zip(signature.parameters, arguments, strict=True)
+    ]
+
+
 _modules: dict[tuple[Any, ...], Any] = {}
 
 
@@ -298,7 +311,7 @@ def _constant_text(entry: str, name: str, value: Constant) -> str:
     return C_NAMES[dtype_name]
 
 
-def _array(kernel: Kernel, parameter: Parameter, value: Any) -> Array | None:
+def _array(kernel: str, parameter: Parameter, value: Any) -> Array | None:
     if value is None:
         return None
     host = isinstance(value, np.ndarray)
@@ -316,7 +329,7 @@ def _array(kernel: Kernel, parameter: Parameter, value: Any) -> Array | None:
     return value
 
 
-def _value(kernel: Kernel, parameter: Parameter, value: Any) -> np.ndarray:
+def _value(kernel: str, parameter: Parameter, value: Any) -> np.ndarray:
     where = f"{kernel}: {parameter}"
     return np.array(_checked(where, parameter.dtype, value), parameter.dtype)
 
