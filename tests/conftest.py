@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for tolerance.py: importlib mo
 import kernel_coverage  # noqa: E402
 import staged  # noqa: E402
 
-BACKENDS = ["numpy", "numba", "emulator", "emulator-check", "cuda"]
+BACKENDS = ["numpy", "numba", "emulator", "emulator-check"]
 
 
 def pytest_addoption(parser):
@@ -29,15 +29,19 @@ def pytest_configure(config):
     config.pluginmanager.register(kernel_coverage.Plugin(config))
 
 
-def skip_without(request, name):
-    """Skip the test where backend ``name`` cannot run; fail if it was required."""
-    if reason := why_not(name):
-        if name == "cuda" and request.config.getoption("--require-cuda"):
-            pytest.fail(f"--require-cuda, but {reason}")
-        pytest.skip(reason)
+def pytest_report_header(config):
+    reasons = {name: why_not(name) for name in ("emulator", "cuda")}
+    return [f"backend {name} is not tested: {reason}" for name, reason in reasons.items() if reason]
 
 
-@pytest.fixture(params=BACKENDS)
+def pytest_generate_tests(metafunc):
+    """Give the fixture ``backend`` its names: ``cuda`` with a GPU, or where one is required."""
+    if "backend" in metafunc.fixturenames:
+        on_gpu = metafunc.config.getoption("--require-cuda") or not why_not("cuda")
+        metafunc.parametrize("backend", BACKENDS + ["cuda"] * on_gpu, indirect=True)
+
+
+@pytest.fixture
 def backend(request, monkeypatch):
     """Run the test once for each backend that this machine has.
 
@@ -45,7 +49,10 @@ def backend(request, monkeypatch):
     the test's NumPy arrays are carried there and back around every launch.
     """
     name, _, mode = request.param.partition("-")
-    skip_without(request, name)
+    if reason := why_not(name):
+        if name == "cuda":
+            pytest.fail(f"--require-cuda, but {reason}")
+        pytest.skip(reason)
     with ExitStack() as stack:
         if name == "cuda":
             staged.on_gpu(monkeypatch)
