@@ -3,7 +3,7 @@
 // word i of the ticket's stream. A product with 0, so that a NaN stays visible where it is dropped.
 #include "../cuda/philox.cuh"
 
-typedef Pack<Storage, 4> Run;  // as many neighbours as one counter gives words
+constexpr int PACK = sizeof(Storage) == 8 ? 2 : 4;  // neighbours that a thread moves at once
 
 __device__ __forceinline__ Storage masked(Storage x, unsigned word, unsigned threshold,
                                           Real scale) {
@@ -12,7 +12,7 @@ __device__ __forceinline__ Storage masked(Storage x, unsigned word, unsigned thr
 
 // The above, where x and y are C-contiguous.
 //
-// Mapping   a thread takes the 4 neighbours of one counter.
+// Mapping   a thread takes the 4 neighbours of one counter; in float64 half of them, 16 bytes.
 // Traffic   reads = STORAGE_BYTES * count + 64 * GRID * (BLOCK // 32)
 //           writes = STORAGE_BYTES * count
 //           64 bytes a warp are the ticket: two words, one address for all lanes.
@@ -23,12 +23,16 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
     dropout_apply_contiguous(const Storage* __restrict__ x,
                              const unsigned long long* __restrict__ ticket, Storage* __restrict__ y,
                              int count, unsigned threshold, Real scale) {
-  const long long b = global_thread(), first = 4 * b;
+  const long long first = global_thread() * PACK;
   if (first >= count) return;
-  const PhiloxWords words = philox(ticket[0], ticket[1] + static_cast<unsigned long long>(b));
-  Run v = load_up_to<4>(x + first, count - first);
+  const unsigned long long counter = ticket[1] + static_cast<unsigned long long>(first / 4);
+  const PhiloxWords words = philox(ticket[0], counter);
+  Pack<Storage, PACK> v = load_up_to<PACK>(x + first, count - first);
 #pragma unroll
-  for (int i = 0; i < 4; ++i) v.at[i] = masked(v.at[i], words.at[i], threshold, scale);
+  for (int i = 0; i < PACK; ++i) {
+    const unsigned word = words.at[first % 4 == 0 ? i : (i + PACK) % 4];
+    v.at[i] = masked(v.at[i], word, threshold, scale);
+  }
   store_up_to(y + first, v, count - first);
 }
 
