@@ -22,14 +22,16 @@ so that the backward pass reads its arrays twice: once for the two sums, once fo
 
 Arrays are C-contiguous with the channels last: x (..., C), M the product of the other axes;
 weight, bias, running_mean, running_var (C,). Statistics are float64 whatever x is: float32 would
-lose x - mean where the mean is much larger than the deviation.
+lose x - mean where the mean is much larger than the deviation. For a bfloat16 x (backends cuda
+and emulator) weight, bias, running_mean and running_var and the gradients of weight and bias are
+float32: in 8 bits, small steps would leave them where they are.
 """
 
 import math
 
 import numpy as np
 
-from ..arrays import FLOATS, Array, check_floats, check_index_range, check_layout
+from ..arrays import BFLOAT16, FLOATS, Array, check_floats, check_index_range, check_layout
 from ..backend import implementation
 
 
@@ -45,10 +47,10 @@ def forward(
     """Normalize by the statistics of the batch; update the running ones in place.
 
     Args:
-        x: (..., C), float32 or float64.
-        weight: (C,), dtype and backend of ``x``, or None for ones.
-        bias: (C,), dtype and backend of ``x``, or None for zeros.
-        running_mean: (C,), dtype and backend of ``x``, or None.
+        x: (..., C), float32 or float64, or bfloat16 on cuda and emulator.
+        weight: (C,), dtype and backend of ``x`` (float32 for bfloat16), or None for ones.
+        bias: (C,), dtype and backend of ``weight``, or None for zeros.
+        running_mean: (C,), dtype and backend of ``weight``, or None.
         running_var: The same; both or neither.
         momentum: Weight of the new statistics, an array of one float32 or float64 (on the
             backend of ``x``) or a number; not looked at without running statistics.
@@ -94,13 +96,13 @@ def backward(
 
     Args:
         grad_y: (..., C), dtype of ``x``.
-        x: (..., C), float32 or float64.
+        x: (..., C), as in ``forward``.
         mean: (C,), float64, from ``forward``.
         inv_std: (C,), float64, from ``forward``.
-        weight: (C,), or None for ones.
+        weight: (C,), as in ``forward``.
 
     Returns:
-        grad_x (..., C), grad_weight (C,), grad_bias (C,), dtype of ``x``.
+        grad_x (..., C), dtype of ``x``; grad_weight (C,), grad_bias (C,), dtype of ``weight``.
 
     Raises:
         TypeError, ValueError: As ``forward``.
@@ -132,7 +134,7 @@ def forward_eval(
 
     Args:
         x, weight, bias: As ``forward``.
-        running_mean: (C,), dtype and backend of ``x``.
+        running_mean: (C,), dtype and backend of ``weight``.
         running_var: The same.
         eps: Added to the variance.
 
@@ -169,7 +171,7 @@ def backward_eval(
         x, weight, running_mean, running_var, eps: As ``forward_eval``.
 
     Returns:
-        grad_x (..., C), grad_weight (C,), grad_bias (C,), dtype of ``x``.
+        grad_x (..., C), dtype of ``x``; grad_weight (C,), grad_bias (C,), dtype of ``weight``.
 
     Raises:
         TypeError, ValueError: As ``forward_eval``.
@@ -188,7 +190,15 @@ def backward_eval(
 
 def _check(x: Array, grad_y: Array | None, **channels: Array | None) -> tuple[int, int]:
     """Check dtypes and shapes; return (M, C)."""
-    check_floats("batch_norm", x=x, grad_y=grad_y, **channels)
+    check_floats("batch_norm", x=x, grad_y=grad_y)
+    like = {} if x.dtype.name == BFLOAT16 else {"x": x}
+    check_floats("batch_norm", **like, **channels)
+    for name, array in channels.items():
+        if array is not None and array.dtype != _channel_dtype(x):
+            raise TypeError(
+                f"batch_norm: {name} has dtype {array.dtype}, expected {_channel_dtype(x)} for a "
+                f"{x.dtype} x"
+            )
     if x.ndim < 2:
         raise ValueError(
             f"batch_norm: x must be (..., C) with at least 2 axes, got shape {tuple(x.shape)}"
@@ -206,9 +216,16 @@ def _check_given(running_mean: Array, running_var: Array) -> None:
         raise ValueError("batch_norm: evaluation needs running_mean and running_var")
 
 
+def _channel_dtype(x: Array) -> np.dtype:
+    """Dtype of weight, bias and running statistics."""
+    return np.dtype(np.float32) if x.dtype.name == BFLOAT16 else x.dtype
+
+
 def _full(array: Array | None, x: Array, value: float) -> Array:
     """Return ``array``, or a constant for each channel in its place."""
-    return np.full_like(x, value, shape=x.shape[-1:]) if array is None else array
+    if array is not None:
+        return array
+    return np.full_like(x, value, dtype=_channel_dtype(x), shape=x.shape[-1:])
 
 
 def _scalar(momentum: Array | float, x: Array) -> Array:
@@ -223,4 +240,7 @@ def _scalar(momentum: Array | float, x: Array) -> Array:
 
 
 def _gradients(x: Array, c: int) -> tuple[Array, Array, Array]:
-    return np.empty_like(x), np.zeros_like(x, shape=(c,)), np.zeros_like(x, shape=(c,))
+    grad_weight, grad_bias = (
+        np.zeros_like(x, dtype=_channel_dtype(x), shape=(c,)) for _ in range(2)
+    )
+    return np.empty_like(x), grad_weight, grad_bias
