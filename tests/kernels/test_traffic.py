@@ -1,0 +1,405 @@
+"""Global traffic: counted by the emulator, against the formula in each kernel's comment.
+
+Each case runs one op at three sizes. Every launch of a kernel must move what its comment says,
+within 10 %: 32 bytes for each sector that a warp asks for. The ops that memory bounds have a
+``least``, the bytes that their passes must move at least: they move no more than 1.1 times that
+to and from DRAM (each byte once a launch), and use 95 % of the bytes of the sectors they touch.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from convolt.kernels import (
+    activation,
+    adam,
+    adaptive_avg_pool2d,
+    avg_pool2d,
+    batch_norm,
+    conv2d,
+    crop_flip_normalize,
+    dropout,
+    elementwise,
+    emulator,
+    indexing,
+    layout,
+    linear,
+    max_pool2d,
+    random,
+    reduction,
+    sgd,
+    softmax_cross_entropy,
+)
+from convolt.kernels.backend import use_backend
+from convolt.kernels.cuda.launch import Kernel
+from convolt.kernels.cuda.table import all_kernels
+from convolt.kernels.pooling_window import PoolSize
+from flat_buffers import buffer, table
+
+SCALES = (1, 2, 3)
+SECTOR_BYTES = 32
+CASES = {}
+
+
+@dataclass(frozen=True)
+class Case:
+    run: object  # scale -> least bytes, or None where memory does not bound the op
+    entries: tuple
+
+
+def case(*entries, name=None):
+    """Make a case of a function from a scale, 1 to 3, to its least traffic in bytes, or None."""
+
+    def add(run):
+        CASES[name or run.__name__] = Case(run, entries)
+        return run
+
+    return add
+
+
+def random_array(*shape, dtype=np.float32):
+    return np.random.default_rng(7).standard_normal(shape).astype(dtype)
+
+
+# ---- Element-wise, activations, layout ---------------------------------------------------------
+
+
+def elements(scale):
+    return 16 * scale, 1024
+
+
+for _name in "relu leaky_relu sigmoid tanh".split():
+
+    def _forward(scale, name=_name):
+        x = random_array(*elements(scale))
+        getattr(activation, name)(x, *((0.1,) if name == "leaky_relu" else ()))
+        return 2 * x.nbytes
+
+    def _backward(scale, name=_name):
+        x = random_array(*elements(scale))
+        slope = (0.1,) if name == "leaky_relu" else ()
+        getattr(activation, f"{name}_backward")(x, x + 1, *slope)
+        return 3 * x.nbytes
+
+    case(f"activation_{_name}", name=_name)(_forward)
+    case(f"activation_{_name}_backward", name=f"{_name}_backward")(_backward)
+
+for _name in "add subtract multiply divide power maximum minimum".split():
+
+    def _binary(scale, name=_name):
+        x = random_array(*elements(scale))
+        getattr(elementwise, name)(x, x + 1)
+        return 3 * x.nbytes
+
+    case(f"elementwise_{_name}", name=_name)(_binary)
+
+for _name in "equal not_equal less less_equal".split():
+
+    def _comparison(scale, name=_name):
+        x = random_array(*elements(scale))
+        getattr(elementwise, name)(x, x + 1)
+        return 2 * x.nbytes + x.size
+
+    case(f"elementwise_{_name}", name=_name)(_comparison)
+
+for _name in "negative absolute sign exp log sqrt".split():
+
+    def _unary(scale, name=_name):
+        x = random_array(*elements(scale))
+        getattr(elementwise, name)(x)
+        return 2 * x.nbytes
+
+    case(f"elementwise_{_name}", name=_name)(_unary)
+
+
+@case("elementwise_where")
+def where(scale):
+    x = random_array(*elements(scale))
+    elementwise.where(x > 0, x, x + 1)
+    return 3 * x.nbytes + x.size
+
+
+@case("elementwise_add", name="add_bias")
+def add_bias(scale):
+    x = random_array(*elements(scale))
+    elementwise.add(x, random_array(1024))
+    return 2 * x.nbytes + 4096
+
+
+@case("layout_copy_tiled")
+def to_channels_last(scale):
+    x = random_array(2 * scale, 32, 16, 16)
+    layout.channels_last(x)
+    return 2 * x.nbytes
+
+
+@case("layout_copy_tiled", name="to_channels_first")
+def to_channels_first(scale):
+    x = np.moveaxis(random_array(2 * scale, 16, 16, 32), -1, 1)
+    layout.contiguous(x)
+    return 2 * x.nbytes
+
+
+@case("layout_copy_direct")
+def copy(scale):
+    x = random_array(*elements(scale))
+    layout.copy(x)
+    return 2 * x.nbytes
+
+
+_TYPES = {
+    "bool": np.bool_,
+    "uint8": np.uint8,
+    "int32": np.int32,
+    "int64": np.int64,
+    "float32": np.float32,
+    "float64": np.float64,
+    "bfloat16": "bfloat16",
+}
+for _name, _dtype in _TYPES.items():
+
+    def _cast(scale, dtype=_dtype):
+        x = np.ones(elements(scale), dtype)
+        y = layout.cast(x, np.float64 if x.dtype == np.float32 else np.float32)
+        return x.nbytes + y.nbytes
+
+    case(f"layout_convert_from_{_name}", name=f"cast_from_{_name}")(_cast)
+
+
+@case("indexing_backward_runs", "layout_copy_direct")
+def gather_backward(scale):
+    index = np.arange(256 * scale) // 2
+    indexing.backward(random_array(256 * scale, 8), index, (256 * scale, 8))
+
+
+# ---- Reductions ----------------------------------------------------------------------------------
+
+
+@case("reduction_sum")
+def sum_of_rows(scale):
+    x = random_array(64 * scale, 512)
+    reduction.sum(x, 1)
+    return x.nbytes + 4 * 64 * scale
+
+
+@case("reduction_sum_parts", "reduction_sum_finish")
+def sum_of_all(scale):
+    x = random_array(256 * scale, 512)
+    reduction.sum(x)
+    return x.nbytes
+
+
+@case("reduction_max")
+def max_of_rows(scale):
+    x = random_array(64 * scale, 512)
+    reduction.max(x, 1)
+    return x.nbytes + 4 * 64 * scale
+
+
+@case("reduction_min")
+def min_of_rows(scale):
+    x = random_array(64 * scale, 512)
+    reduction.min(x, 1)
+    return x.nbytes + 4 * 64 * scale
+
+
+# ---- Pooling, batch-norm ---------------------------------------------------------------------------
+
+
+def pooled(scale, **window):
+    x = random_array(2 * scale, 16, 16, 32)
+    return x, PoolSize.of("pool", x.shape, **window)
+
+
+for _name, _window in {"2x2": {"kernel_size": 2}, "3x3s2": {"kernel_size": 3, "stride": 2}}.items():
+
+    def _max_pool(scale, window=_window):
+        x, size = pooled(scale, **window)
+        max_pool2d.forward(x, size)
+        return size.bytes(4, 1)
+
+    def _max_pool_backward(scale, window=_window):
+        x, size = pooled(scale, **window)
+        y, argmax = max_pool2d.forward(x, size)
+        with emulator.record() as launches:
+            max_pool2d.backward(y, argmax, size)
+        return size.bytes(4, 1), launches
+
+    def _avg_pool(scale, window=_window):
+        x, size = pooled(scale, **window)
+        avg_pool2d.forward(x, size)
+        return size.bytes(4)
+
+    def _avg_pool_backward(scale, window=_window):
+        _, size = pooled(scale, **window)
+        avg_pool2d.backward(random_array(*size.y_shape), size)
+        return size.bytes(4)
+
+    case("max_pool2d_forward_window", name=f"max_pool_{_name}")(_max_pool)
+    case("max_pool2d_backward_gather", name=f"max_pool_backward_{_name}")(_max_pool_backward)
+    case("avg_pool2d_forward_window", name=f"avg_pool_{_name}")(_avg_pool)
+    case("avg_pool2d_backward_gather", name=f"avg_pool_backward_{_name}")(_avg_pool_backward)
+
+
+@case("max_pool2d_indices_window")
+def max_pool_indices(scale):
+    _, size = pooled(scale, kernel_size=2)
+    max_pool2d.indices(np.ones(size.y_shape, np.uint8), size)
+    return 9 * int(np.prod(size.y_shape))
+
+
+@case("adaptive_avg_pool2d_forward_window")
+def adaptive_pool(scale):
+    x = random_array(2 * scale, 16, 16, 32)
+    return x.nbytes + adaptive_avg_pool2d.forward(x, 4).nbytes
+
+
+@case("adaptive_avg_pool2d_backward_gather")
+def adaptive_pool_backward(scale):
+    grad_y = random_array(2 * scale, 4, 4, 32)
+    return grad_y.nbytes + adaptive_avg_pool2d.backward(grad_y, (2 * scale, 16, 16, 32)).nbytes
+
+
+# ---- Loss, random numbers, optimizers, images ----------------------------------------------------
+
+
+def classified(scale):
+    return random_array(64 * scale, 256), np.arange(64 * scale) % 256
+
+
+@case("softmax_cross_entropy_forward_classes", "softmax_cross_entropy_forward_reduce")
+def cross_entropy(scale):
+    logits, target = classified(scale)
+    softmax_cross_entropy.forward(logits, target, None, -100, 0.0, "mean")
+    return logits.nbytes
+
+
+@case("softmax_cross_entropy_backward_classes")
+def cross_entropy_backward(scale):
+    logits, target = classified(scale)
+    loss, saved = softmax_cross_entropy.forward(logits, target, None, -100, 0.0, "mean")
+    with emulator.record() as launches:
+        softmax_cross_entropy.backward(
+            np.ones_like(loss), logits, target, None, saved, -100, 0.0
+        )
+    return 2 * logits.nbytes, launches
+
+
+@case("softmax_cross_entropy_forward_probabilities", "softmax_cross_entropy_forward_reduce")
+def cross_entropy_of_probabilities(scale):
+    logits, _ = classified(scale)
+    softmax_cross_entropy.forward(logits, abs(logits), None, -100, 0.0, "mean")
+    return 2 * logits.nbytes
+
+
+@case("softmax_cross_entropy_backward_probabilities")
+def cross_entropy_of_probabilities_backward(scale):
+    logits, _ = classified(scale)
+    target = abs(logits)
+    loss, saved = softmax_cross_entropy.forward(logits, target, None, -100, 0.0, "mean")
+    with emulator.record() as launches:
+        softmax_cross_entropy.backward(
+            np.ones_like(loss), logits, target, None, saved, -100, 0.0
+        )
+    return 3 * logits.nbytes, launches
+
+
+TICKET = np.array([1, 2], np.uint64)
+
+
+@case("dropout_apply_contiguous", name="dropout")
+def _dropout(scale):
+    x = random_array(*elements(scale))
+    dropout.forward(x, 0.5, TICKET)
+    return 2 * x.nbytes
+
+
+@case("dropout_apply_channels_last", name="dropout_channels_last")
+def _dropout_channels_last(scale):
+    x = np.moveaxis(random_array(2 * scale, 16, 16, 32), -1, 1)
+    dropout.forward(x, 0.5, TICKET)
+    return 2 * x.nbytes
+
+
+@case("random_uniform_blocks")
+def uniform(scale):
+    return random.uniform(TICKET, elements(scale)).nbytes
+
+
+@case("random_normal_box_muller")
+def normal(scale):
+    return random.normal(TICKET, elements(scale)).nbytes
+
+
+def optimizer_problem(scale, hyper, buffers):
+    segments, length = table([4096 * scale, 8192], [0, 0], [1, 1], [1, 1], np.float32)
+    draw = np.random.default_rng(3).random
+    arrays = [buffer(segments, length, np.float32, draw) for _ in range(buffers)]
+    return arrays, segments, np.array([hyper])
+
+
+@case("sgd_step_flat", "sgd_count_steps")
+def sgd_step(scale):
+    arrays, segments, hyper = optimizer_problem(scale, [0.1, 0.9, 0, 0, 0, 0], 3)
+    sgd.step(*arrays, segments, hyper)
+    return 5 * 4 * (4096 * scale + 8192)
+
+
+@case("adam_step_flat", "adam_count_steps")
+def adam_step(scale):
+    columns = adam.COLUMNS
+    hyper = [0.01, 0.9, 0.999, 1e-8] + [0.0] * (columns - 4)
+    arrays, segments, hyper = optimizer_problem(scale, hyper, 4)
+    adam.step(*arrays, None, segments, hyper)
+    return 7 * 4 * (4096 * scale + 8192)
+
+
+@case("crop_flip_normalize_forward_rows")
+def augment(scale):
+    x = np.moveaxis(np.ones((4 * scale, 32, 32, 3), np.uint8), -1, 1)
+    placement = np.zeros((4 * scale, 3), np.int32)
+    y = crop_flip_normalize.forward(x, placement, random_array(3), random_array(3))
+    return x.nbytes + y.nbytes
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", CASES)
+def test_traffic_is_what_the_comment_says(name, scale, monkeypatch):
+    formulas = record_formulas(monkeypatch)
+    with use_backend("emulator"), emulator.options(mode="check"), emulator.record() as launches:
+        result = CASES[name].run(scale)
+    least, launches = result if isinstance(result, tuple) else (result, launches)
+    formulas = formulas[-len(launches) :]
+    assert {x.entry for x in launches} >= set(CASES[name].entries)
+    dram = used = 0
+    for launch, (reads, writes) in zip(launches, formulas, strict=True):
+        c = launch.counters
+        counted = [SECTOR_BYTES * s for s in (c.global_read_sectors, c.global_write_sectors)]
+        assert sum(counted) == pytest.approx(reads + writes, rel=0.1, abs=SECTOR_BYTES), (
+            f"{launch.entry}: counted {counted}, its comment says {[reads, writes]}"
+        )
+        dram += SECTOR_BYTES * (c.distinct_read_sectors + c.distinct_write_sectors)
+        used += c.distinct_read_bytes + c.distinct_write_bytes
+    if least is not None:
+        assert dram <= 1.1 * least, f"moves {dram} bytes where {least} would do"
+        assert used >= 0.95 * dram, f"uses {used} of the {dram} bytes of its sectors"
+
+
+def record_formulas(monkeypatch):
+    """Collect (reads, writes) of every launch, by the formulas in the kernels' comments."""
+    formulas, launch = [], Kernel.launch
+
+    def recording(self, grid, *arguments, **options):
+        if 0 not in np.atleast_1d(grid):
+            constants = {k: v for k, v in options.items() if k != "shared_bytes"}
+            formulas.append(self.traffic(grid, *arguments, **constants))
+        launch(self, grid, *arguments, **options)
+
+    monkeypatch.setattr(Kernel, "launch", recording)
+    return formulas
+
+
+def test_every_kernel_has_a_case():
+    entries = {kernel.entry for kernel in all_kernels()}
+    assert {entry for case in CASES.values() for entry in case.entries} == entries
