@@ -23,6 +23,7 @@ _KERNEL = (
     "-fno-strict-aliasing",
     "-fno-math-errno",
     "-ffp-contract=off",  # a*b + c rounds twice unless it says fma: the same on every machine
+    "-fno-gnu-unique",  # else kernels that share a template share its shared memory
     "-ftrivial-auto-var-init=pattern",  # an uninitialised variable is garbage, always the same
     "-Wno-unknown-pragmas",
     "-Wno-attributes",
