@@ -43,7 +43,7 @@ _COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DO
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', re.MULTILINE)
 _DEFINE = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+([^\n]*\S)[ \t]*$", re.MULTILINE)
 _TYPEDEF = re.compile(r"\btypedef\s+([\w\s]+?)\s+(\w+)\s*;|\busing\s+(\w+)\s*=\s*([\w\s]+?)\s*;")
-_STRUCT = re.compile(r"\bstruct\s+(?:__align__\(\d+\)\s+)?(\w+)\s*\{([^{}()]*)\}\s*;")
+_STRUCT = re.compile(r"\bstruct\s+(?:__align__\((\d+)\)\s+)?(\w+)\s*\{([^{}()]*)\}\s*;")
 _FIELD = re.compile(r"(\w+)\s*(?:\[\s*(\w+)\s*\])?")
 _ENTRY = re.compile(
     r'^[ \t]*(?:extern\s+"C"\s+)?__global__\s+'
@@ -227,9 +227,10 @@ class Source:
         }
 
     @cached_property
-    def structs(self) -> dict[str, str]:
-        """Name -> the text of its fields, for structs without functions."""
-        return dict(_STRUCT.findall(self._text))
+    def structs(self) -> dict[str, tuple[str, int]]:
+        """Name -> the text of its fields and its least alignment, for structs without functions."""
+        found = _STRUCT.findall(self._text)
+        return {name: (body, int(alignment or 1)) for alignment, name, body in found}
 
 
 @cache
@@ -269,15 +270,15 @@ class _Types:
             if c_type == "Real":  # a typedef of common.cuh that only a compiler can read
                 c_type = "double" if self.dtype("STORAGE") == np.float64 else "float"
             elif c_type in self._source.structs:
-                return self._struct(self._source.structs[c_type])
+                return self._struct(*self._source.structs[c_type])
             else:
                 c_type = self._macros.get(c_type) or self._source.typedefs.get(c_type, c_type)
         if c_type not in C_TYPES:
             self._fail(f"unknown type {c_type!r}")
         return C_TYPES[c_type]
 
-    def _struct(self, body: str) -> np.dtype:
-        """Fields in C layout: each aligned to its size, the whole to its largest."""
+    def _struct(self, body: str, alignment: int) -> np.dtype:
+        """Fields in C layout: each aligned to its size, the whole to its largest, or as it says."""
         fields: list[Any] = []
         for declaration in filter(str.strip, body.split(";")):
             first, *others = (" ".join(part.split()) for part in declaration.split(","))
@@ -289,7 +290,13 @@ class _Types:
                     self._fail(f"cannot read the field {declarator!r}")
                 shape = self._length(match[2]) if match[2] else ()
                 fields.append((match[1], dtype, shape))
-        return np.dtype(fields, align=True)
+        if not fields:
+            self._fail("a struct without fields")
+        dtype: Any = np.dtype(fields, align=True)
+        formats, offsets = zip(*(dtype.fields[name][:2] for name in dtype.names), strict=True)
+        itemsize = dtype.itemsize + -dtype.itemsize % alignment
+        layout = {"names": dtype.names, "formats": formats, "offsets": offsets}
+        return np.dtype(layout | {"itemsize": itemsize}, align=True)
 
     def _length(self, text: str) -> tuple[int, ...]:
         text = self._macros.get(text, text)
