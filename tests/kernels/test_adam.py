@@ -1,5 +1,6 @@
 import math
 
+import ml_dtypes
 import numpy as np
 import pytest
 from flat_buffers import (
@@ -14,7 +15,7 @@ from tolerance import assert_within
 
 from convolt.kernels import adam
 from convolt.kernels.backend import use_backend
-from convolt.kernels.segments import ACTIVE, CHUNK, STEP
+from convolt.kernels.segments import ACTIVE, CHUNK, CHUNK_BYTES, STEP
 
 ADAM = [0.01, 0.9, 0.99, 1e-8, 0, 0, 0, 0]
 DECAYED = [0.02, 0.8, 0.95, 1e-3, 0.05, 0, 0, 1]
@@ -86,20 +87,52 @@ def test_the_running_maximum_belongs_to_groups_with_amsgrad(backend, rng):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_numba_is_numpy_within_rounding(rng, dtype):
+def test_backends_agree_on_long_parameters(backend, rng, dtype):
     # The order of operations is the same, but beta**t may be rounded differently: a few units
-    # of the learning rate's multiple, lr * |m| / sqrt(v) < 1 here. The sizes cross the chunks.
-    sizes = (CHUNK, CHUNK + 1, 3 * CHUNK + 17, 2, 0, CHUNK - 1)
+    # of the learning rate's multiple, lr * |m| / sqrt(v) < 1 here. The sizes cross the chunks, of
+    # threads and of blocks.
+    block = CHUNK_BYTES // np.dtype(dtype).itemsize
+    sizes = (CHUNK, CHUNK + 1, 3 * CHUNK + 17, 2, 0, block - 1)
     start = problem(rng, dtype, sizes)
-    results = {}
-    for name in ("numpy", "numba"):
-        with use_backend(name):
-            results[name] = after_steps(adam.step, start, 3)
+    got = after_steps(adam.step, start, 2)
+    with use_backend("numpy"):
+        expected = after_steps(adam.step, start, 2)
     stepped = ~in_gap(start[-2], start[0].size)
-    for got, ref in zip(results["numba"][:5], results["numpy"][:5], strict=True):
+    for got_buffer, ref in zip(got[:5], expected[:5], strict=True):
         ref = ref[stepped].astype(np.float64)
-        assert_within(got[stepped], ref, np.abs(ref) + 1, 3)
-    assert np.array_equal(results["numba"][5], results["numpy"][5])
+        assert_within(got_buffer[stepped], ref, np.abs(ref) + 1, 3)
+    assert np.array_equal(got[5], expected[5])
+
+
+def test_bfloat16_is_stepped_in_float32(backend, rng):
+    *buffers, segments, hyper = problem(rng, ml_dtypes.bfloat16)
+    if backend != "emulator":
+        with pytest.raises(TypeError, match="adam: param has dtype bfloat16"):
+            adam.step(*buffers, segments, hyper)
+        return
+    assert_only_active_segments_change(adam.step, (*buffers, segments, hyper))
+    # The table's starts are multiples of 128 elements: 256 bytes of bfloat16, 512 of float32.
+    wide = [array.astype(np.float32) for array in buffers]
+    rows = segments.copy()
+    adam.step(*buffers, segments, hyper)
+    with use_backend("numpy"):
+        adam.step(*wide, rows, hyper)
+    stepped = ~in_gap(segments, buffers[0].size)
+    for got, ref in zip(buffers, wide, strict=True):
+        ref = ref[stepped].astype(np.float64)
+        assert_within(got[stepped], ref, np.abs(ref) + 1, 12)
+    assert np.array_equal(segments, rows)
+
+
+def test_a_nan_enters_the_running_maximum_and_stays(backend):
+    segments, length = table([3], [0], [1], [1], np.float32)
+    here = slice(segments[0, 0], segments[0, 0] + 3)
+    param, grad, m, v, largest = (buffer(segments, length, np.float32, np.ones) for _ in range(5))
+    grad[here], largest[here] = [np.nan, 1, 1], [1, np.nan, 2]
+    adam.step(param, grad, m, v, largest, segments, np.array([AMSGRAD]))
+    assert np.isnan(largest[here]).tolist() == [True, True, False]
+    assert np.isnan(param[here]).tolist() == [True, True, False]
+    assert largest[here][2] == 2
 
 
 def test_first_step_is_the_learning_rate_times_the_sign(backend):

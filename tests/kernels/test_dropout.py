@@ -1,6 +1,6 @@
 import math
-from importlib import import_module
 
+import ml_dtypes
 import numba
 import numpy as np
 import pytest
@@ -60,17 +60,38 @@ def test_layout_does_not_change_the_mask(backend, rng, layout):
         *((5, 600, 2, 1), (2, 3, 2, 3, 5), (0, 4, 3, 3), (2, 0, 3, 3), (2, 4, 0, 3)),
     ],
 )
-def test_numba_is_numpy_bit_by_bit(rng, dtype, shape):
+def test_all_backends_give_numpys_bytes(backend, rng, nan_results, dtype, shape):
     x = rng.standard_normal(shape).astype(dtype)
     for p in (0.25, 1 / 3):
         for laid_out in (x, channels_last(x)) if x.ndim > 2 else (x,):
-            results = {}
-            for name in ("numpy", "numba"):
-                y = np.full_like(laid_out, np.nan)
-                module = import_module(f"convolt.kernels.dropout.on_{name}")
-                module.forward(laid_out, p, TICKET, y)
-                results[name] = y.tobytes()
-            assert results["numpy"] == results["numba"]
+            with nan_results(dropout):
+                y = dropout.forward(laid_out, p, TICKET)
+            with use_backend("numpy"):
+                assert y.tobytes() == dropout.forward(laid_out, p, TICKET).tobytes()
+
+
+def test_memory_at_any_address(backend, rng):
+    """Kernels that move packs of 16 bytes get none here."""
+    x = rng.standard_normal(42).astype(np.float32)
+    ref = dropout.forward(x, 0.5, TICKET)
+    shifted = np.empty(43, np.float32)[1:]
+    shifted[:] = x
+    assert dropout.forward(shifted, 0.5, TICKET).tobytes() == ref.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(7, 33), (2, 16, 5, 3)])
+def test_bfloat16_is_scaled_in_float32_and_rounded(backend, rng, nan_results, shape):
+    x = channels_last(rng.standard_normal(shape).astype(ml_dtypes.bfloat16))
+    if backend != "emulator":
+        with pytest.raises(TypeError, match="dropout: x has dtype bfloat16"):
+            dropout.forward(x, 0.3, TICKET)
+        return
+    with nan_results(dropout):
+        y = dropout.forward(x, 0.3, TICKET)
+    with use_backend("numpy"):
+        wide = dropout.forward(x.astype(np.float32), 0.3, TICKET)
+    assert y.strides == x.strides
+    assert y.tobytes() == wide.astype(ml_dtypes.bfloat16).tobytes()
 
 
 def test_mask_does_not_depend_on_the_dtype(backend):
