@@ -1,7 +1,7 @@
 // Batch normalization of x (M,C), channels fastest: y = (x - mean) * inv_std * weight + bias.
 //
 // Blocks form a grid of slabs and splits. A slab is `columns` packs of VECTOR channels side by
-// side, at most BLOCK channels; a split is `rows` rows of x. The threads of a block are lines of
+// side, at most 128 channels; a split is `rows` rows of x. The threads of a block are lines of
 // `columns` threads: a thread keeps its channels and walks down the rows of its split, so that a
 // warp moves neighbours in memory. What a block knows of a channel is in shared memory, prepared by
 // the thread of that number. Sums of a split go to memory, one row a split, and a second kernel
@@ -162,7 +162,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 3)
 //                             running_var += momentum * (var * M / (M - 1) - running_var)
 //
 // Mapping   one block for CHANNELS channels, BLOCK / CHANNELS splits at a time.
-// Traffic   reads = 24 * splits * c + 2 * max(STORAGE_BYTES, 4) * c
+// Traffic   reads = 24 * splits * c + 2 * max(STORAGE_BYTES, 4) * c + 32 * GRID
 //           writes = 16 * c + 2 * max(STORAGE_BYTES, 4) * c
 //           with running statistics.
 // Roofline  5 flops a split and channel: bound by latency, a few microseconds.
@@ -180,7 +180,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
   __syncthreads();
   const double center = centers[threadIdx.x % CHANNELS];
   const double square = sum_over_splits(size, scratch, [&](int i, int n) {
-    return squares[i] + n * (means[i] - center) * (means[i] - center);
+    const double deviation = means[i] - center;
+    return squares[i] + n * deviation * deviation;
   });
 
   const int channel = blockIdx.x * CHANNELS + threadIdx.x;
@@ -361,10 +362,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
   const Walk at = walk(size);
   const int own = own_channel(size);
   const bool has = own >= 0;
+  const double own_inv_std = has ? inv_std[own] : 0;
   means[threadIdx.x] = two_reals(has ? mean[own] : 0);
-  scales[threadIdx.x] = has ? static_cast<Real>(inv_std[own] * weight[own]) : 0;
+  scales[threadIdx.x] = has ? static_cast<Real>(own_inv_std * weight[own]) : 0;
   offsets[threadIdx.x] = has ? static_cast<Real>(sum_g[own] / size.m) : 0;
-  slopes[threadIdx.x] = has ? static_cast<Real>(inv_std[own] * (sum_gx[own] / size.m)) : 0;
+  slopes[threadIdx.x] = has ? static_cast<Real>(own_inv_std * (sum_gx[own] / size.m)) : 0;
   __syncthreads();
 
   TwoReals center[VECTOR];

@@ -8,8 +8,8 @@ from ..cuda.launch import FLOAT_TYPES, Kernel, ceil_div
 from ..cuda.packs import pack_length, packable
 
 _BLOCK = 256
-_COLUMNS = 64  # most packs side by side in a slab
-_ROWS = 8  # of a thread, where there are enough
+_COLUMNS, _SLAB_CHANNELS = 64, 128  # most packs, most channels of a slab
+_ROWS = 16  # of a thread, where there are enough: the sums of a split are few beside its rows
 _BLOCKS = 1024  # about as many as a GPU runs at a time
 _CHANNELS = 8  # of a block that adds splits up, as in the source
 
@@ -43,10 +43,10 @@ class Slabs:
         """Cut x into packs of ``pack`` channels, slabs and splits.
 
         Slabs are equally wide and begin on an even pack, so that none shares 32 bytes with its
-        neighbour; a block has a thread for each of a slab's channels.
+        neighbour; a block has a thread for each channel of its slab.
         """
         packs = c // pack
-        slabs = ceil_div(packs, min(_COLUMNS, _BLOCK // pack))
+        slabs = ceil_div(packs, min(_COLUMNS, _SLAB_CHANNELS // pack))
         columns = ceil_div(packs, slabs)
         if slabs > 1:
             columns += columns % 2
