@@ -16,6 +16,8 @@ namespace emulator {
 
 // ---- Clocks -----------------------------------------------------------------------------------------
 
+#define CALLER __builtin_return_address(0)  // names the kernel's line where the caller is inlined
+
 static size_t stride(const Worker* w) { return w->threads.size() + 1; }
 static unsigned engine(const Worker* w) { return static_cast<unsigned>(w->threads.size()); }
 static uint32_t* clock_of(Worker* w, unsigned thread) { return &w->clocks[thread * stride(w)]; }
@@ -88,7 +90,7 @@ static bool seen(Worker* w, unsigned by, const Access& access) {
 struct Touch {
   unsigned thread;  // or engine()
   uint32_t stamp;
-  uint32_t block;   // number + 1 in global memory, 0 in shared memory
+  uint32_t block;  // number + 1 in global memory, 0 in shared memory
   bool write, atomic;
   const void* instruction;
 };
@@ -220,8 +222,7 @@ constexpr uint32_t dynamic_window = 1u << 18;  // static shared memory comes fir
 
 uint32_t shared_offset(const void* p) {
   const Shared s = need_shared(worker, p, 1, "address in shared memory");
-  return static_cast<uint32_t>(s.offset) +
-         (s.cells == &worker->dynamic_cells ? dynamic_window : 0);
+  return static_cast<uint32_t>(s.offset) + (s.cells == &worker->dynamic_cells ? dynamic_window : 0);
 }
 
 void* shared_pointer(uint32_t offset) {
@@ -237,7 +238,7 @@ void shared_load(void* to, const void* from, size_t bytes, const char* what) {
   Worker* w = worker;
   const Shared s = need_shared(w, from, bytes, what);
   if (w->launch->options.check) {
-    touch_shared(w, s, bytes, touch_now(w, false, nullptr));
+    touch_shared(w, s, bytes, touch_now(w, false, CALLER));
     count_by_model(w, true, reinterpret_cast<uintptr_t>(from), bytes, false);
   }
   memcpy(to, from, bytes);
@@ -247,7 +248,7 @@ void shared_store(void* to, const void* from, size_t bytes, const char* what) {
   Worker* w = worker;
   const Shared s = need_shared(w, to, bytes, what);
   if (w->launch->options.check) {
-    touch_shared(w, s, bytes, touch_now(w, true, nullptr));
+    touch_shared(w, s, bytes, touch_now(w, true, CALLER));
     count_by_model(w, true, reinterpret_cast<uintptr_t>(to), bytes, true);
   }
   memcpy(to, from, bytes);
@@ -264,7 +265,7 @@ void mark_pending(void* shared, size_t bytes, Place) {
   Worker* w = worker;
   const Shared s = need_shared(w, shared, bytes, "cp.async");
   if (!w->launch->options.check) return;
-  touch_shared(w, s, bytes, touch_now(w, true, __builtin_return_address(0)));
+  touch_shared(w, s, bytes, touch_now(w, true, CALLER));
   set_pending(s, bytes, true);
 }
 
@@ -280,7 +281,7 @@ void engine_claim(void* shared, size_t bytes) {
   Worker* w = worker;
   const Shared s = need_shared(w, shared, bytes, "asynchronous copy");
   if (!w->launch->options.check) return;
-  touch_shared(w, s, bytes, touch_now(w, true, __builtin_return_address(0)));
+  touch_shared(w, s, bytes, touch_now(w, true, CALLER));
   for_each_word(s.offset, bytes, [&](uintptr_t word, uint8_t) {
     (*s.cells)[word].write.thread = static_cast<uint16_t>(engine(w));
     (*s.cells)[word].write.stamp = w->now + 1;  // seen by nobody yet
@@ -348,14 +349,15 @@ void count_distinct(Launch* l) {
   const Buffer* nearest = nullptr;
   uintptr_t distance = 0;
   for (const Buffer& b : w->launch->buffers) {
-    const uintptr_t d = address < b.begin ? b.begin - address
+    const uintptr_t d = address < b.begin         ? b.begin - address
                         : address + bytes > b.end ? address + bytes - b.end
                                                   : 0;
     if (nearest == nullptr || d < distance) nearest = &b, distance = d;
   }
   char message[400];
   if (nearest == nullptr)
-    snprintf(message, sizeof message, "out of bounds: %s of %zu bytes at %p; the kernel has no buffer",
+    snprintf(message, sizeof message,
+             "out of bounds: %s of %zu bytes at %p; the kernel has no buffer",
              write ? "write" : "read", bytes, reinterpret_cast<void*>(address));
   else
     snprintf(message, sizeof message,
@@ -386,7 +388,8 @@ static uintptr_t touch_global(Worker* w, uintptr_t address, size_t bytes, bool w
   while (address < region->begin || address >= region->end) ++region;
   const uintptr_t offset = address - region->begin;
   for (size_t i = 0; i < bytes; ++i) region->touched[offset + i] |= write ? 2 : 1;
-  if (atomic) for (size_t i = 0; i < bytes; ++i) region->touched[offset + i] |= 1;
+  if (atomic)
+    for (size_t i = 0; i < bytes; ++i) region->touched[offset + i] |= 1;
   const unsigned thread = number(current());
   const Touch t{thread, w->epoch[thread], w->block_number + 1, write, atomic, instruction};
   for_each_word(offset, bytes, [&](uintptr_t word, uint8_t mask) {
@@ -401,7 +404,7 @@ static uintptr_t touch_global(Worker* w, uintptr_t address, size_t bytes, bool w
 void global_load(void* to, const void* from, size_t bytes, const char*) {
   Worker* w = worker;
   const auto address = reinterpret_cast<uintptr_t>(from);
-  const uintptr_t on_gpu = touch_global(w, address, bytes, false, false, nullptr);
+  const uintptr_t on_gpu = touch_global(w, address, bytes, false, false, CALLER);
   if (w->launch->options.check) count_by_model(w, false, on_gpu, bytes, false);
   memcpy(to, from, bytes);
 }
@@ -409,7 +412,7 @@ void global_load(void* to, const void* from, size_t bytes, const char*) {
 void global_store(void* to, const void* from, size_t bytes, const char*) {
   Worker* w = worker;
   const auto address = reinterpret_cast<uintptr_t>(to);
-  const uintptr_t on_gpu = touch_global(w, address, bytes, true, false, nullptr);
+  const uintptr_t on_gpu = touch_global(w, address, bytes, true, false, CALLER);
   if (w->launch->options.check) count_by_model(w, false, on_gpu, bytes, true);
   memcpy(to, from, bytes);
 }
@@ -425,7 +428,7 @@ void check_atomic(void* p, size_t bytes) {
   ++w->counters.atomics;
   if (!w->launch->options.check) return;
   const auto address = reinterpret_cast<uintptr_t>(p);
-  const void* instruction = __builtin_return_address(0);
+  const void* instruction = CALLER;
   Shared s;
   if (find_shared(w, address, bytes, &s)) {
     for_each_word(s.offset, bytes, [&](uintptr_t word, uint8_t mask) {
@@ -505,13 +508,12 @@ void find_static_shared(Worker* w, const void* in_module) {
 
 }  // namespace emulator
 
-#define CALLER __builtin_return_address(0)
-#define EMULATOR_HOOKS(n)                                                                      \
-  void __tsan_read##n(void* p) { emulator::accessed(p, n, false, CALLER); }                    \
-  void __tsan_write##n(void* p) { emulator::accessed(p, n, true, CALLER); }                    \
-  void __tsan_unaligned_read##n(void* p) { emulator::accessed(p, n, false, CALLER); }          \
-  void __tsan_unaligned_write##n(void* p) { emulator::accessed(p, n, true, CALLER); }          \
-  void __tsan_volatile_read##n(void* p) { emulator::accessed(p, n, false, CALLER); }           \
+#define EMULATOR_HOOKS(n)                                                             \
+  void __tsan_read##n(void* p) { emulator::accessed(p, n, false, CALLER); }           \
+  void __tsan_write##n(void* p) { emulator::accessed(p, n, true, CALLER); }           \
+  void __tsan_unaligned_read##n(void* p) { emulator::accessed(p, n, false, CALLER); } \
+  void __tsan_unaligned_write##n(void* p) { emulator::accessed(p, n, true, CALLER); } \
+  void __tsan_volatile_read##n(void* p) { emulator::accessed(p, n, false, CALLER); }  \
   void __tsan_volatile_write##n(void* p) { emulator::accessed(p, n, true, CALLER); }
 extern "C" {
 EMULATOR_HOOKS(1)
@@ -519,6 +521,17 @@ EMULATOR_HOOKS(2)
 EMULATOR_HOOKS(4)
 EMULATOR_HOOKS(8)
 EMULATOR_HOOKS(16)
+// check_atomic has looked at these.
+#define EMULATOR_ATOMIC_HOOKS(bits)                                                                \
+  uint##bits##_t __tsan_atomic##bits##_load(const uint##bits##_t* p, int) {                        \
+    return __atomic_load_n(p, __ATOMIC_SEQ_CST);                                                   \
+  }                                                                                                \
+  int __tsan_atomic##bits##_compare_exchange_strong(uint##bits##_t* p, uint##bits##_t* expected,   \
+                                                    uint##bits##_t v, int, int) {                  \
+    return __atomic_compare_exchange_n(p, expected, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
+  }
+EMULATOR_ATOMIC_HOOKS(32)
+EMULATOR_ATOMIC_HOOKS(64)
 void __tsan_read_range(void* p, size_t n) { emulator::accessed(p, n, false, CALLER); }
 void __tsan_write_range(void* p, size_t n) { emulator::accessed(p, n, true, CALLER); }
 void __tsan_init() {}

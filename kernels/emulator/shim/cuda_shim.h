@@ -5,10 +5,11 @@
 // clusters, cooperative groups and device-side launches do not exist here.
 #pragma once
 
+#include <math.h>  // not <cmath>: the overloads must be global
+
 #include <cassert>
 #include <cfloat>
 #include <climits>
-#include <math.h>  // not <cmath>: the overloads must be global
 #include <cstdio>
 #include <type_traits>
 #include <utility>
@@ -19,18 +20,12 @@
 
 // ---- Vector types -----------------------------------------------------------------------------
 
-#define EMULATOR_VECTORS(T, name)                                                   \
-  struct alignas(2 * sizeof(T)) name##2 {                                           \
-    T x, y;                                                                         \
-  };                                                                                \
-  struct name##3 {                                                                  \
-    T x, y, z;                                                                      \
-  };                                                                                \
-  struct alignas(sizeof(T) < 4 ? 4 * sizeof(T) : 16) name##4 {                      \
-    T x, y, z, w;                                                                   \
-  };                                                                                \
-  inline name##2 make_##name##2(T x, T y) { return {x, y}; }                        \
-  inline name##3 make_##name##3(T x, T y, T z) { return {x, y, z}; }                \
+#define EMULATOR_VECTORS(T, name)                                               \
+  struct alignas(2 * sizeof(T)) name##2 { T x, y; };                            \
+  struct name##3 { T x, y, z; };                                                \
+  struct alignas(sizeof(T) < 4 ? 4 * sizeof(T) : 16) name##4 { T x, y, z, w; }; \
+  inline name##2 make_##name##2(T x, T y) { return {x, y}; }                    \
+  inline name##3 make_##name##3(T x, T y, T z) { return {x, y, z}; }            \
   inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
 
 typedef unsigned char uchar;
@@ -170,12 +165,12 @@ inline int __all_sync(unsigned mask, int predicate,
 }
 inline void __syncwarp(unsigned mask = 0xffffffffu,
                        emulator::Place place = emulator::Place::here()) {
-  emulator::warp_operation({"__syncwarp", false, true}, mask, nullptr, [](void**, unsigned) {},
-                           place);
+  emulator::warp_operation(
+      {"__syncwarp", false, true}, mask, nullptr, [](void**, unsigned) {}, place);
 }
-#define EMULATOR_REDUCE(name, T, expression)                                                   \
-  inline T name(unsigned mask, T value, emulator::Place place = emulator::Place::here()) {     \
-    return emulator::reduce<T>(mask, value, [](T a, T b) -> T { return expression; }, place);  \
+#define EMULATOR_REDUCE(name, T, expression)                                                  \
+  inline T name(unsigned mask, T value, emulator::Place place = emulator::Place::here()) {    \
+    return emulator::reduce<T>(mask, value, [](T a, T b) -> T { return expression; }, place); \
   }
 EMULATOR_REDUCE(__reduce_add_sync, unsigned, a + b)
 EMULATOR_REDUCE(__reduce_min_sync, unsigned, a < b ? a : b)
@@ -183,7 +178,7 @@ EMULATOR_REDUCE(__reduce_max_sync, unsigned, a > b ? a : b)
 EMULATOR_REDUCE(__reduce_add_sync, int, a + b)
 EMULATOR_REDUCE(__reduce_min_sync, int, a < b ? a : b)
 EMULATOR_REDUCE(__reduce_max_sync, int, a > b ? a : b)
-EMULATOR_REDUCE(__reduce_and_sync, unsigned, a & b)
+EMULATOR_REDUCE(__reduce_and_sync, unsigned, a& b)
 EMULATOR_REDUCE(__reduce_or_sync, unsigned, a | b)
 inline unsigned __activemask() { return 1u << emulator::self->lane; }  // the least that is true
 
@@ -211,15 +206,17 @@ inline void __threadfence_system() { emulator::preempt(); }
 namespace emulator {
 // Between check_atomic and the end of the function no other thread of the block runs; other blocks
 // may, on other OS threads.
+// Inline, so that messages name the kernel's line.
+#define __forceinline__ inline __attribute__((always_inline))
 template <typename T, typename F>
-T atomic(T* p, F change) {
+__forceinline__ T atomic(T* p, F change) {
   check_atomic(p, sizeof(T));
   T before, after;
   __atomic_load(p, &before, __ATOMIC_SEQ_CST);
   do {
     after = change(before);
-  } while (!__atomic_compare_exchange(p, &before, &after, false, __ATOMIC_SEQ_CST,
-                                      __ATOMIC_SEQ_CST));
+  } while (
+      !__atomic_compare_exchange(p, &before, &after, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
   preempt();
   return before;
 }
@@ -229,9 +226,9 @@ struct Same {
 };
 }  // namespace emulator
 
-#define EMULATOR_ATOMIC(name, expression)                                       \
-  template <typename T>                                                         \
-  T name(T* p, typename emulator::Same<T>::type v) {                            \
+#define EMULATOR_ATOMIC(name, expression)                                          \
+  template <typename T>                                                            \
+  __forceinline__ T name(T* p, typename emulator::Same<T>::type v) {               \
     return emulator::atomic(p, [v](T old) { return static_cast<T>(expression); }); \
   }
 EMULATOR_ATOMIC(atomicAdd, old + v)
@@ -239,27 +236,28 @@ EMULATOR_ATOMIC(atomicSub, old - v)
 EMULATOR_ATOMIC(atomicExch, (static_cast<void>(old), v))
 EMULATOR_ATOMIC(atomicMin, v < old ? v : old)
 EMULATOR_ATOMIC(atomicMax, old < v ? v : old)
-EMULATOR_ATOMIC(atomicAnd, old & v)
+EMULATOR_ATOMIC(atomicAnd, old& v)
 EMULATOR_ATOMIC(atomicOr, old | v)
 EMULATOR_ATOMIC(atomicXor, old ^ v)
 EMULATOR_ATOMIC(atomicInc, old >= v ? 0 : old + 1)
 EMULATOR_ATOMIC(atomicDec, old == 0 || old > v ? v : old - 1)
 template <typename T>
-T atomicCAS(T* p, typename emulator::Same<T>::type expected, typename emulator::Same<T>::type v) {
+__forceinline__ T atomicCAS(T* p, typename emulator::Same<T>::type expected,
+                            typename emulator::Same<T>::type v) {
   return emulator::atomic(p, [=](T old) { return old == expected ? v : old; });
 }
 
 // ---- Loads and stores with a cache hint, which the emulator ignores ----------------------------
 
-#define EMULATOR_LOAD(name)            \
-  template <typename T>                \
-  inline T name(const T* p) {          \
-    return *p;                         \
+#define EMULATOR_LOAD(name)   \
+  template <typename T>       \
+  inline T name(const T* p) { \
+    return *p;                \
   }
-#define EMULATOR_STORE(name)                                    \
-  template <typename T>                                         \
-  inline void name(T* p, typename emulator::Same<T>::type v) {  \
-    *p = v;                                                     \
+#define EMULATOR_STORE(name)                                   \
+  template <typename T>                                        \
+  inline void name(T* p, typename emulator::Same<T>::type v) { \
+    *p = v;                                                    \
   }
 EMULATOR_LOAD(__ldg)
 EMULATOR_LOAD(__ldca)
@@ -275,8 +273,8 @@ size_t __cvta_generic_to_shared(T* p) {
 
 // ---- Arithmetic -------------------------------------------------------------------------------
 
-#define EMULATOR_MIN_MAX(T)                           \
-  inline T min(T a, T b) { return b < a ? b : a; }    \
+#define EMULATOR_MIN_MAX(T)                        \
+  inline T min(T a, T b) { return b < a ? b : a; } \
   inline T max(T a, T b) { return a < b ? b : a; }
 EMULATOR_MIN_MAX(int)
 EMULATOR_MIN_MAX(unsigned)
@@ -314,9 +312,7 @@ inline int __ffs(int v) { return __builtin_ffs(v); }
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>(static_cast<uint64_t>(a) * b >> 32);
 }
-inline int __mulhi(int a, int b) {
-  return static_cast<int>(static_cast<int64_t>(a) * b >> 32);
-}
+inline int __mulhi(int a, int b) { return static_cast<int>(static_cast<int64_t>(a) * b >> 32); }
 inline unsigned __funnelshift_l(unsigned lo, unsigned hi, unsigned shift) {
   return shift & 31 ? hi << (shift & 31) | lo >> (32 - (shift & 31)) : hi;
 }
@@ -364,10 +360,10 @@ inline long long clock64() { return 0; }
 inline long long clock() { return 0; }
 
 // The special-function unit: exact here, counted.
-#define EMULATOR_SPECIAL(name, expression)   \
-  inline float name(float v) {               \
-    emulator::count_special_function();      \
-    return expression;                       \
+#define EMULATOR_SPECIAL(name, expression) \
+  inline float name(float v) {             \
+    emulator::count_special_function();    \
+    return expression;                     \
   }
 EMULATOR_SPECIAL(__expf, expf(v))
 EMULATOR_SPECIAL(__exp10f, exp10f(v))
@@ -397,8 +393,6 @@ inline float __powf(float a, float b) {
 #define __launch_bounds__(...)
 #define __maxnreg__(...)
 #define __align__(n) __attribute__((aligned(n)))
-#undef __forceinline__
-#define __forceinline__ inline __attribute__((always_inline))
 #undef __noinline__
 #define __noinline__ __attribute__((noinline))
 // One copy for each OS thread, which runs one block at a time; the runtime finds and poisons it.
@@ -423,5 +417,5 @@ void call(void (*kernel)(Parameters...), void** arguments) {
   call(kernel, arguments, std::index_sequence_for<Parameters...>{});
 }
 }  // namespace emulator
-#define EMULATOR_EXPORT(kernel)                                                           \
+#define EMULATOR_EXPORT(kernel) \
   extern "C" void emulator_entry_##kernel(void** arguments) { emulator::call(&kernel, arguments); }

@@ -67,10 +67,10 @@ void named_barrier_arrive(int id, int threads, Place place);
 
 // What an mbarrier object orders. `object` is its address in shared memory; what it counts is the
 // model's business.
-void mbarrier_release(const void* object);         // arrive: what this thread did is published
-void mbarrier_complete(const void* object);        // the phase ends: ... for all who wait
-void mbarrier_acquire(const void* object);         // wait: this thread sees what was published
-void mbarrier_forget(const void* object);          // init or inval
+void mbarrier_release(const void* object);   // arrive: what this thread did is published
+void mbarrier_complete(const void* object);  // the phase ends: ... for all who wait
+void mbarrier_acquire(const void* object);   // wait: this thread sees what was published
+void mbarrier_forget(const void* object);    // init or inval
 
 // ---- Memory -----------------------------------------------------------------------------------
 
@@ -112,7 +112,7 @@ enum class Queue { cp_async, bulk_store, wgmma };
 constexpr int queues = 3;
 void enqueue(Queue queue, const Task& task);
 void commit_group(Queue queue);
-void wait_group(Queue queue, int pending);                      // at most `pending` groups left
+void wait_group(Queue queue, int pending);                         // at most `pending` groups left
 void wait_group_of(ThreadView* thread, Queue queue, int pending);  // for a warp-wide wait
 // The block's asynchronous copy engine (TMA): no order; ends by itself, at a time of its choice.
 void launch_engine(const Task& task);

@@ -7,7 +7,8 @@
 
 #include <algorithm>
 
-// A model is no part of the kernel: it reaches memory by shared_load and its kin, which check.
+// A model is no part of the kernel: it reaches memory by shared_load and its kin, which check. What
+// accesses memory at once is inlined, so that a message names the kernel's line.
 #define EMULATOR_MODEL __attribute__((no_sanitize("thread", "undefined"))) inline
 #define EMULATOR_PLACE emulator::Place place = emulator::Place::here()
 
@@ -43,7 +44,7 @@ struct LdmatrixLane {
 };
 
 template <int MATRICES, bool TRANSPOSED>
-EMULATOR_MODEL void load_matrices(unsigned (&result)[MATRICES], const void* row, Place place) {
+__forceinline__ void load_matrices(unsigned (&result)[MATRICES], const void* row, Place place) {
   LdmatrixLane mine{{}, result};
   if (self->lane < 8 * MATRICES) {
     require(aligned(row, 16), place, "ldmatrix: the address of a row is no multiple of 16 bytes");
@@ -97,12 +98,12 @@ inline void multiply_fragments(void** lanes, unsigned) {
 
 }  // namespace emulator
 
-#define EMULATOR_LDMATRIX(matrices)                                                     \
-  inline void ldmatrix(unsigned(&r)[matrices], const void* row, EMULATOR_PLACE) {       \
-    emulator::load_matrices<matrices, false>(r, row, place);                            \
-  }                                                                                     \
-  inline void ldmatrix_trans(unsigned(&r)[matrices], const void* row, EMULATOR_PLACE) { \
-    emulator::load_matrices<matrices, true>(r, row, place);                             \
+#define EMULATOR_LDMATRIX(matrices)                                                              \
+  __forceinline__ void ldmatrix(unsigned(&r)[matrices], const void* row, EMULATOR_PLACE) {       \
+    emulator::load_matrices<matrices, false>(r, row, place);                                     \
+  }                                                                                              \
+  __forceinline__ void ldmatrix_trans(unsigned(&r)[matrices], const void* row, EMULATOR_PLACE) { \
+    emulator::load_matrices<matrices, true>(r, row, place);                                      \
   }
 EMULATOR_LDMATRIX(1)
 EMULATOR_LDMATRIX(2)
@@ -146,7 +147,7 @@ inline void named_barrier_arrive(int id, int threads, EMULATOR_PLACE) {
 // ---- Asynchronous copies of a thread ------------------------------------------------------------
 
 template <int BYTES>
-EMULATOR_MODEL void cp_async(void* shared, const void* global, int valid = BYTES, EMULATOR_PLACE) {
+__forceinline__ void cp_async(void* shared, const void* global, int valid = BYTES, EMULATOR_PLACE) {
   using namespace emulator;
   static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "cp.async copies 4, 8 or 16 bytes");
   require(valid >= 0 && valid <= BYTES, place, "cp.async: bytes to read outside 0..size");
@@ -377,8 +378,8 @@ inline void each_unit_im2col(const Box& box, int tap_w, int tap_h) {
   }
 }
 
-inline void load_box(void* shared, const TensorMap* map, Mbarrier* barrier, int rank,
-                     const int (&corner)[5], Place place) {
+__forceinline__ void load_box(void* shared, const TensorMap* map, Mbarrier* barrier, int rank,
+                              const int (&corner)[5], Place place) {
   Box box{read_map(map, shared, rank, false, place), shared, {}};
   std::copy(corner, corner + 5, box.corner);
   engine_claim(shared, box_bytes(box.map));
@@ -399,20 +400,20 @@ inline void store_box(const TensorMap* map, const void* shared, int rank, const 
 
 }  // namespace emulator
 
-inline void tma_load(void* shared, const TensorMap* map, Mbarrier* barrier, int c0, int c1,
-                     EMULATOR_PLACE) {
+__forceinline__ void tma_load(void* shared, const TensorMap* map, Mbarrier* barrier, int c0, int c1,
+                              EMULATOR_PLACE) {
   emulator::load_box(shared, map, barrier, 2, {c0, c1}, place);
 }
-inline void tma_load(void* shared, const TensorMap* map, Mbarrier* barrier, int c0, int c1, int c2,
-                     EMULATOR_PLACE) {
+__forceinline__ void tma_load(void* shared, const TensorMap* map, Mbarrier* barrier, int c0, int c1,
+                              int c2, EMULATOR_PLACE) {
   emulator::load_box(shared, map, barrier, 3, {c0, c1, c2}, place);
 }
-inline void tma_load(void* shared, const TensorMap* map, Mbarrier* barrier, int c0, int c1, int c2,
-                     int c3, EMULATOR_PLACE) {
+__forceinline__ void tma_load(void* shared, const TensorMap* map, Mbarrier* barrier, int c0, int c1,
+                              int c2, int c3, EMULATOR_PLACE) {
   emulator::load_box(shared, map, barrier, 4, {c0, c1, c2, c3}, place);
 }
-inline void tma_load_im2col(void* shared, const TensorMap* map, Mbarrier* barrier, int c, int w,
-                            int h, int n, int tap_w, int tap_h, EMULATOR_PLACE) {
+__forceinline__ void tma_load_im2col(void* shared, const TensorMap* map, Mbarrier* barrier, int c,
+                                     int w, int h, int n, int tap_w, int tap_h, EMULATOR_PLACE) {
   using namespace emulator;
   require(tap_w >= 0 && tap_w < 256 && tap_h >= 0 && tap_h < 256, place,
           "TMA: an im2col offset outside 0..255");
