@@ -12,8 +12,8 @@ from convolt.kernels.backend import use_backend, why_not
 
 sys.path.insert(0, str(Path(__file__).parent))  # for tolerance.py: importlib mode adds no path
 
-import kernel_coverage  # noqa: E402
-import staged  # noqa: E402
+import kernel_coverage
+import staged
 
 BACKENDS = ["numpy", "numba", "emulator", "emulator-check"]
 

@@ -25,7 +25,7 @@ def guarded(array: np.ndarray, side: str = "end") -> np.ndarray:
     """
     if side not in ("start", "end"):
         raise ValueError(f"guarded: side must be 'start' or 'end', got {side!r}")
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")
     body = -(-max(array.nbytes, 1) // _PAGE) * _PAGE
     pages = mmap.mmap(-1, body + 2 * _PAGE)
     base = ctypes.addressof(ctypes.c_char.from_buffer(pages))

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from ..cuda.signature import Argument, Signature, Source, read
@@ -89,12 +88,15 @@ def options(**changes: Any) -> Iterator[None]:
         _current = previous
 
 
-# ---- What C++ sees; the same fields in runtime/state.h ---------------------------------------------
+# ---- What C++ sees; the same fields in runtime/state.h ---------------------------------------
 
 
 class _COptions(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int) for name in "order asynchronous os_threads check strict".split()),
+        *(
+            (name, ctypes.c_int)
+            for name in ["order", "asynchronous", "os_threads", "check", "strict"]
+        ),
         ("stack_bytes", ctypes.c_int),
         ("seed", ctypes.c_uint64),
         ("max_switches", ctypes.c_uint64),
@@ -149,7 +151,7 @@ class Counters:
 _CCounters = ctypes.c_uint64 * len(fields(Counters))
 
 
-# ---- Launches ---------------------------------------------------------------------------------------
+# ---- Launches --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

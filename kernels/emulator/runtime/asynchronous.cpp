@@ -8,7 +8,8 @@
 
 namespace emulator {
 
-static const char* const queue_names[queues] = {"cp.async copies", "bulk stores", "wgmma operations"};
+static const char* const queue_names[queues] = {"cp.async copies", "bulk stores",
+                                                "wgmma operations"};
 
 void run_task(Worker* w, Task& task) {
   if (!task.run) return;

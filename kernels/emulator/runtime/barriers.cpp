@@ -83,7 +83,7 @@ void warp_operation(const WarpOperation& operation, unsigned mask, void* argumen
 
 static void open(Worker* w, int id) {
   Barrier& b = w->barriers[id];
-  const int outcome = b.vote == Vote::all ? b.votes == b.arrived
+  const int outcome = b.vote == Vote::all   ? b.votes == b.arrived
                       : b.vote == Vote::any ? b.votes != 0
                                             : b.votes;
   static thread_local std::vector<unsigned> waiting;

@@ -26,7 +26,8 @@ std::string where(const void* instruction) {
   if (!instruction || !dladdr(instruction, &info)) return "";
   char text[600];
   // A return address: one byte earlier is still inside the call.
-  const auto offset = static_cast<const char*>(instruction) - static_cast<char*>(info.dli_fbase) - 1;
+  const auto offset =
+      static_cast<const char*>(instruction) - static_cast<char*>(info.dli_fbase) - 1;
   snprintf(text, sizeof text, " [pc %s+0x%lx]", info.dli_fname, static_cast<unsigned long>(offset));
   return text;
 }
@@ -57,7 +58,8 @@ void fail(const char* format, ...) {
 
 // ---- Signals ----------------------------------------------------------------------------------------
 
-static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGURG};  // SIGURG: watchdog
+static const int signals[] = {SIGSEGV, SIGBUS,  SIGFPE,
+                              SIGILL,  SIGTRAP, SIGURG};  // SIGURG: watchdog
 constexpr int signal_count = sizeof signals / sizeof *signals;
 static struct sigaction previous[signal_count];
 
@@ -66,10 +68,14 @@ static const char* meaning(int signal, const siginfo_t* info, bool on_guard) {
     case SIGSEGV:
       if (info->si_code == SI_KERNEL) return "misaligned vector access, or no valid address";
       return on_guard ? "stack overflow of a thread" : "invalid memory access";
-    case SIGBUS: return "bus error";
-    case SIGFPE: return "integer division by zero";
-    case SIGURG: return "timeout: this thread was running";
-    default: return "trap";
+    case SIGBUS:
+      return "bus error";
+    case SIGFPE:
+      return "integer division by zero";
+    case SIGURG:
+      return "timeout: this thread was running";
+    default:
+      return "trap";
   }
 }
 
@@ -92,14 +98,15 @@ static void on_signal(int signal, siginfo_t* info, void*) {
       if (address < b.begin && b.begin - address < near)
         message += ", " + std::to_string(b.begin - address) + " bytes before '" + b.name + "'";
       if (address >= b.end && address - b.end < near)
-        message += ", " + std::to_string(address - b.end) + " bytes past the end of '" + b.name + "'";
+        message +=
+            ", " + std::to_string(address - b.end) + " bytes past the end of '" + b.name + "'";
     }
   }
   fail_with(message);
 }
 
 void install_handlers() {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_sigaction = on_signal;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
   sigemptyset(&action.sa_mask);

@@ -58,8 +58,8 @@ static void* new_stack(char* top, void (*run)()) {
   *--s = nullptr;  // so that `call` leaves the alignment that the ABI asks for
   *--s = nullptr;
   *--s = reinterpret_cast<void*>(emulator_start);
-  *--s = nullptr;                        // rbp
-  *--s = reinterpret_cast<void*>(run);   // rbx
+  *--s = nullptr;                              // rbp
+  *--s = reinterpret_cast<void*>(run);         // rbx
   for (int i = 0; i < 4; ++i) *--s = nullptr;  // r12 to r15
   return s;
 }
@@ -75,7 +75,8 @@ static void emulator_switch(void** from, void* to) {
   swapcontext(static_cast<ucontext_t*>(*from), static_cast<ucontext_t*>(to));
 }
 static void* new_stack(char* top, void (*run)()) {
-  const uintptr_t address = (reinterpret_cast<uintptr_t>(top) - sizeof(ucontext_t)) & ~uintptr_t{63};
+  const uintptr_t address =
+      (reinterpret_cast<uintptr_t>(top) - sizeof(ucontext_t)) & ~uintptr_t{63};
   auto* context = new (reinterpret_cast<void*>(address)) ucontext_t;
   getcontext(context);
   context->uc_stack.ss_sp = worker->stacks;  // only its end matters
@@ -376,9 +377,9 @@ using namespace emulator;
 // `touch` is compiled into the kernel's library and returns the address of a thread-local of it.
 extern "C" int emulator_launch(const char* kernel, void (*entry)(void**), void* (*touch)(),
                                void** arguments, const unsigned* grid, const unsigned* block,
-                               size_t dynamic_bytes, const Options* options,
-                               const Buffer* buffers, int buffer_count, Counters* counters,
-                               char* error, size_t error_bytes) {
+                               size_t dynamic_bytes, const Options* options, const Buffer* buffers,
+                               int buffer_count, Counters* counters, char* error,
+                               size_t error_bytes) {
   Launch l;
   l.kernel = kernel;
   l.entry = entry;

@@ -1,9 +1,9 @@
 // What a launch, an OS thread that runs blocks, and a fiber are.
 #pragma once
 
+#include <atomic>
 #include <csetjmp>
 #include <deque>
-#include <atomic>
 #include <mutex>
 #include <string>
 #include <unordered_map>
@@ -38,7 +38,7 @@ struct Buffer {
 };
 
 struct Counters {
-  uint64_t global_read_bytes, global_read_sectors;      // all requests
+  uint64_t global_read_bytes, global_read_sectors;  // all requests
   uint64_t global_write_bytes, global_write_sectors;
   uint64_t distinct_read_bytes, distinct_read_sectors;  // each byte and sector once
   uint64_t distinct_write_bytes, distinct_write_sectors;
@@ -55,16 +55,16 @@ struct Counters {
 enum class State : uint8_t { ready, at_barrier, at_warp_operation, polling, done };
 
 struct GroupQueue {
-  std::vector<Task> tasks;   // in order of issue; run already where run is null
-  std::vector<int> groups;   // sizes of the committed groups
+  std::vector<Task> tasks;  // in order of issue; run already where run is null
+  std::vector<int> groups;  // sizes of the committed groups
 };
 
 struct Thread : ThreadView {
   void* stack_pointer;
   State state;
-  Place place;           // where it waits
+  Place place;  // where it waits
   const char* waits_for;
-  int barrier, vote;     // the barrier it waits at, and the vote's outcome
+  int barrier, vote;  // the barrier it waits at, and the vote's outcome
   bool (*ready)(void*);
   void* ready_argument;
   GroupQueue queue[queues];
@@ -91,9 +91,9 @@ struct Barrier {
 // Who touched a 4-byte word last. Stamps grow; those up to Worker::floor are seen by everybody.
 struct Access {
   uint32_t stamp = 0;
-  uint32_t block = 0;   // number + 1, for global memory; 0: none
+  uint32_t block = 0;  // number + 1, for global memory; 0: none
   uint16_t thread = 0;
-  uint8_t bytes = 0;    // mask
+  uint8_t bytes = 0;  // mask
   uint8_t atomic = 0;
 };
 struct Cell {
@@ -149,16 +149,16 @@ struct Launch {
 
 struct Worker {
   Launch* launch;
-  sigjmp_buf out;        // back to the worker's own stack
-  void* stack_pointer;   // of that stack
+  sigjmp_buf out;       // back to the worker's own stack
+  void* stack_pointer;  // of that stack
   std::vector<Thread> threads;
   char* stacks = nullptr;
   size_t stack_stride = 0, stack_count = 0;
 
   unsigned live = 0, warps = 0;
-  std::deque<uint32_t> ready;                      // orders forward and reverse
-  std::vector<std::vector<uint32_t>> warp_ready;   // order unfair
-  std::vector<uint32_t> priority;                  // of each warp
+  std::deque<uint32_t> ready;                     // orders forward and reverse
+  std::vector<std::vector<uint32_t>> warp_ready;  // order unfair
+  std::vector<uint32_t> priority;                 // of each warp
   size_t warp_ready_count = 0;
   std::vector<uint32_t> polling;
   std::vector<std::vector<WarpMeeting>> meetings;  // of each warp
@@ -174,7 +174,7 @@ struct Worker {
   size_t fixed_bytes = 0;
 
   // Check mode only.
-  uint32_t now = 0, floor = 0;  // stamps
+  uint32_t now = 0, floor = 0;   // stamps
   std::vector<uint32_t> clocks;  // [thread][thread or engine]: the newest stamp seen
   std::vector<uint32_t> epoch;   // stamp of what each thread does now
   struct Object {
@@ -184,7 +184,7 @@ struct Worker {
   std::vector<Cell> dynamic_cells, fixed_cells;
   std::vector<Traffic> traffic;
   std::vector<uintptr_t> model_rows;  // 16-byte accesses to shared memory by a warp-wide model
-  bool silent = false;  // a model runs: its plain accesses are no kernel's
+  bool silent = false;                // a model runs: its plain accesses are no kernel's
 
   Counters counters{};
   char alternate_stack[65536];
@@ -218,7 +218,7 @@ void reset_memory(Worker* w);
 void find_static_shared(Worker* w, const void* in_module);
 void merge_buffers(Launch* launch);
 void count_distinct(Launch* launch);
-void order_all(Worker* w);                                       // a full barrier
+void order_all(Worker* w);                                          // a full barrier
 void order_among(Worker* w, const std::vector<unsigned>& threads);  // of some threads
 
 // counters.cpp
