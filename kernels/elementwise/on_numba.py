@@ -50,4 +50,5 @@ def where(condition, a, b, y):
 
 def sign(x, y):
     np.greater(x, 0, out=y, casting="unsafe")
-    y -= x < 0
+    if x.dtype.kind in "if":  # others are not negative
+        y -= x < 0

@@ -3,8 +3,10 @@
 import math
 import operator
 
+import ml_dtypes
 import numpy as np
 import pytest
+from tolerance import assert_within
 
 from convolt.kernels import elementwise, layout
 from convolt.kernels.backend import use_backend
@@ -58,18 +60,97 @@ def test_unary_functions_compute_what_python_does(backend, rng, nan_results, nam
     np.testing.assert_allclose(y, expected, rtol=4 * np.finfo(dtype).eps)
 
 
+TYPES = ["bool", "uint8", "int64", "float32"]  # each compiles the kernels once more
+OF_FLOATS = {"divide", "exp", "log", "sqrt"}
+NOT_OF_BOOLS = {"subtract", "power", "negative"}
+
+
+def arguments(name, a, b):
+    """Of a function: one array, two, or two and a condition that NaN does not meet."""
+    if name in UNARY:
+        return (a,)
+    return (a > 0, a, b) if name == "where" else (a, b)
+
+
 @pytest.mark.parametrize("name", [*BINARY, *UNARY, "where"])
-def test_backends_agree_on_the_bits_of_integers_and_on_special_values(name):
+def test_backends_agree_on_special_values(backend, nan_results, name):
     special = np.array([0.0, -0.0, 1.0, -2.0, 3.0, np.inf, -np.inf, np.nan], np.float32)
-    a, b = np.meshgrid(special, special)
-    arguments = (a,) if name in UNARY else (a, b)
-    if name == "where":
-        arguments = (a > 0, a, b)
+    operands = arguments(name, *np.meshgrid(special, special))
     with use_backend("numpy"):
-        expected = getattr(elementwise, name)(*arguments)
-    with use_backend("numba"):
-        got = getattr(elementwise, name)(*arguments)
-    np.testing.assert_array_equal(got, expected)
+        expected = getattr(elementwise, name)(*operands)
+    with nan_results(elementwise):
+        got = getattr(elementwise, name)(*operands)
+    rtol = 4 * np.finfo(np.float32).eps if name in (*OF_FLOATS, "power") else 0
+    np.testing.assert_allclose(got, expected, rtol=rtol)
+
+
+@pytest.mark.parametrize("name", [*BINARY, *UNARY, "where"])
+def test_backends_agree_on_the_bits_of_integers_in_any_type_and_memory(backend, rng, name):
+    for dtype in TYPES:
+        if dtype == "bool" and name in NOT_OF_BOOLS:
+            continue
+        highest = 2 if dtype == "bool" else 5  # powers fit uint8
+        a, b = rng.integers(0, highest, (2, 6, 5, 16)).astype(dtype)
+        pairs = [
+            (a, b),
+            (a, b[0]),
+            (a[:1, :, :1], b),
+            (a[::-2], b[1::2]),
+            (a.T, b.T),
+            (a.T, b.T[3]),
+        ]
+        for pair in pairs:
+            operands = arguments(name, *pair)
+            with use_backend("numpy"):
+                expected = getattr(elementwise, name)(*operands)
+            got = getattr(elementwise, name)(*operands)
+            assert got.dtype == expected.dtype
+            assert got.strides == expected.strides
+            if name in OF_FLOATS:
+                np.testing.assert_allclose(got, expected, rtol=4 * np.finfo(got.dtype).eps)
+            else:
+                np.testing.assert_array_equal(got, expected)
+
+
+def test_negative_integers(backend, rng):
+    a, b = rng.integers(-9, 10, (2, 50))
+    for name in ("add", "subtract", "multiply", "maximum", "less"):
+        expected = [BINARY[name](int(u), int(v)) for u, v in zip(a, b, strict=True)]
+        assert getattr(elementwise, name)(a, b).tolist() == expected
+    assert elementwise.power(a, abs(b)).tolist() == [
+        int(u) ** abs(int(v)) for u, v in zip(a, b, strict=True)
+    ]
+    for name in ("negative", "absolute", "sign"):
+        assert getattr(elementwise, name)(a).tolist() == [UNARY[name](int(u)) for u in a]
+
+
+@pytest.mark.parametrize("name", [*BINARY, *UNARY, "where"])
+def test_bfloat16_is_computed_in_float32_and_rounded(backend, rng, nan_results, name):
+    bfloat16 = ml_dtypes.bfloat16
+    a, b = abs(rng.standard_normal((2, 7, 24))).astype(bfloat16)
+    wide = arguments(name, a.astype(np.float32), b.astype(np.float32))
+    operands = {1: (a,), 2: (a, b), 3: (wide[0], a, b)}[len(wide)]
+    if backend != "emulator":
+        with pytest.raises(TypeError, match=f"bfloat16 on backend {backend}"):
+            getattr(elementwise, name)(*operands)
+        return
+    with nan_results(elementwise):
+        y = getattr(elementwise, name)(*operands)
+    with use_backend("numpy"):
+        expected = getattr(elementwise, name)(*wide)
+    if expected.dtype == np.bool_:
+        np.testing.assert_array_equal(y, expected)
+    else:
+        assert y.dtype == bfloat16
+        assert_within(y, expected.astype(np.float64), abs(expected), 1)
+
+
+def test_bfloat16_promotes_as_a_float():
+    with use_backend("emulator"):
+        x = np.ones(2, ml_dtypes.bfloat16)
+        assert elementwise.common_dtype(x, np.ones(2, F32)) == F32
+        assert elementwise.common_dtype(x, np.ones(2, I64)) == x.dtype
+        assert elementwise.common_dtype(x, 2.5) == x.dtype
 
 
 def test_sign_of_nan_is_zero_as_in_pytorch(backend):
@@ -80,6 +161,9 @@ def test_accumulate_adds_in_place(backend):
     y = np.ones((2, 3), np.float32)
     elementwise.accumulate(y, np.full((2, 3), 2.0, np.float32))
     np.testing.assert_array_equal(y, np.full((2, 3), 3.0))
+    columns = y.T
+    elementwise.accumulate(columns, np.arange(6, dtype=np.float32).reshape(3, 2))
+    np.testing.assert_array_equal(y, [[3, 5, 7], [4, 6, 8]])
 
 
 def test_results_keep_the_memory_order_of_the_first_full_operand(backend, rng):
@@ -105,6 +189,15 @@ def test_any_strides_and_empty_arrays(backend, rng):
     )
     assert elementwise.add(np.ones((0, 3)), np.ones(3)).shape == (0, 3)
     assert elementwise.add(np.array(1.0), 2).shape == ()
+
+
+def test_lengths_around_a_pack(backend, rng):
+    memory = rng.standard_normal(64).astype(np.float32)
+    for length in range(1, 12):
+        for first in range(3):  # on 16 bytes, or not
+            x = memory[first : first + length]
+            np.testing.assert_array_equal(elementwise.add(x, x), x + x)
+            np.testing.assert_array_equal(elementwise.less(x, 0.0), x < 0)
 
 
 F32, F64, I64, I32, U8, BOOL = np.float32, np.float64, np.int64, np.int32, np.uint8, np.bool_

@@ -3,13 +3,17 @@
 import itertools
 import math
 
+import ml_dtypes
 import numba
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tolerance import assert_within
 
 from convolt.kernels import reduction
 from convolt.kernels.backend import use_backend
+from convolt.kernels.reduction.teams import ReductionSize
 
 SHAPE = (3, 1, 5, 4)
 AXES = [axes for n in range(1, 5) for axes in itertools.combinations(range(4), n)]
@@ -42,15 +46,81 @@ def test_sums_and_extrema_equal_loops(backend, rng, axes, dtype, nan_results):
     assert reduction.sum(x, axes, keepdims=True).shape == kept
 
 
-@pytest.mark.parametrize("shape", [(1, 9001), (9001, 1), (9001, 3), (3, 9001), (2, 4097)])
+LONG = [(1, 9001), (9001, 1), (9001, 3), (3, 9001), (2, 4097), (40, 700), (9, 33)]
+
+
+@pytest.mark.parametrize("shape", LONG)
 @pytest.mark.parametrize("axis", [0, 1])
-def test_long_sums(rng, shape, axis):
+def test_long_rows(backend, rng, shape, axis, nan_results):
     x = rng.standard_normal(shape).astype(np.float32)
-    with use_backend("numba"):
+    with nan_results(reduction):
         got = reduction.sum(x, axis)
         assert_within(got, by_hand(math.fsum, x, (axis,)), by_hand(math.fsum, abs(x), (axis,)), 1)
-        integers = rng.integers(-9, 10, shape).astype(np.float32)
-        np.testing.assert_array_equal(reduction.sum(integers, axis), integers.sum(axis))
+        integers = rng.integers(-9, 10, shape).astype(np.float32)  # with many ties
+        for name in ("sum", "max", "min", "argmax", "argmin"):
+            expected = getattr(integers, name)(axis)
+            np.testing.assert_array_equal(getattr(reduction, name)(integers, axis), expected)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float64"])
+def test_every_type(backend, rng, dtype):
+    x = rng.integers(0, 2 if dtype == "bool" else 200, (5, 9000)).astype(dtype)
+    for axis in (0, 1):
+        for name in ("sum", "max", "min", "argmax", "argmin"):
+            expected = getattr(x, name)(axis)
+            got = getattr(reduction, name)(x, axis)
+            np.testing.assert_array_equal(got, expected)
+            assert got.dtype == (
+                np.int64 if name == "sum" and dtype != "float64" else expected.dtype
+            )
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_bfloat16_sums_are_rounded_once(backend, rng, axis):
+    x = rng.standard_normal((3, 9000)).astype(ml_dtypes.bfloat16)
+    if backend != "emulator":
+        with pytest.raises(TypeError, match=f"sum: x has dtype bfloat16, which backend {backend}"):
+            reduction.sum(x, axis)
+        return
+    wide = x.astype(np.float64)
+    got = reduction.sum(x, axis)
+    np.testing.assert_array_equal(got, wide.sum(axis).astype(ml_dtypes.bfloat16))
+    np.testing.assert_array_equal(reduction.max(x, axis), wide.max(axis))
+    np.testing.assert_array_equal(reduction.argmin(x, axis), wide.argmin(axis))
+
+
+def test_a_nan_anywhere_in_a_long_row_is_found_first(backend, rng):
+    x = rng.standard_normal((2, 9001)).astype(np.float32)
+    x[0, 8000] = x[0, 8500] = x[1, 3] = np.nan
+    for name in ("argmax", "argmin"):
+        np.testing.assert_array_equal(getattr(reduction, name)(x, 1), [8000, 3])
+    for name in ("max", "min"):
+        assert np.isnan(getattr(reduction, name)(x, 1)).all()
+        assert np.isnan(getattr(reduction, name)(x)).all()
+
+
+@given(
+    kept=st.integers(0, 3000), reduced=st.integers(0, 300_000), columns=st.booleans()
+)  # no memory: the rows are one element, repeated
+def test_the_shares_of_threads_cover_every_row_once(kept, reduced, columns):
+    strides = (4, 4 * kept) if columns else (4 * reduced, 4)
+    rows = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (kept, reduced), strides)
+    size = ReductionSize.of(rows)
+    assert size.team & (size.team - 1) == 0
+    assert 1 <= size.team <= 256
+    assert size.parts * size.part >= reduced
+    assert (size.parts - 1) * size.part < max(reduced, 1)  # no part is empty
+    assert size.blocks * (256 // size.team) >= kept * size.parts
+    assert size.parts == 1 or size.blocks <= 2048
+    assert ReductionSize.of(rows, cut=False).parts == 1
+
+
+def test_rows_are_shared_out_as_memory_lies():
+    rows = np.zeros((64, 4096), np.float32)
+    assert not ReductionSize.of(rows).along_kept
+    assert ReductionSize.of(rows.reshape(4096, 64).T).along_kept
+    assert ReductionSize.of(rows).team == 256
+    assert ReductionSize.of(rows[:, :10]).team == 16
 
 
 def test_sums_do_not_depend_on_the_number_of_threads(rng):
