@@ -334,7 +334,8 @@ def _pack(arguments: list[Argument]) -> tuple[Any, Any, Any]:
     pointers = (ctypes.c_void_p * max(1, len(arguments)))()
     buffers = []
     for i, (argument, slot) in enumerate(zip(arguments, slots, strict=True)):
-        value, parameter = argument.value, argument.parameter
+        value: Any = argument.value
+        parameter = argument.parameter
         if not parameter.pointer:
             ctypes.memmove(address, value.tobytes(), value.nbytes)
             if value.dtype.names == ("opaque",):  # a TensorMap: the array that it describes
@@ -350,4 +351,5 @@ def _pack(arguments: list[Argument]) -> tuple[Any, Any, Any]:
 
 
 def _size(argument: Argument) -> int:
-    return 8 if argument.parameter.pointer else argument.value.nbytes
+    value: Any = argument.value
+    return 8 if argument.parameter.pointer else value.nbytes

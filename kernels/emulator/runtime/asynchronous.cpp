@@ -15,7 +15,9 @@ void run_task(Worker* w, Task& task) {
   if (!task.run) return;
   const bool silent = w->silent;
   w->silent = true;
+  w->issued = &task.place;
   task.run(task.data);
+  w->issued = nullptr;
   task.run = nullptr;
   w->silent = silent;
 }

@@ -22,6 +22,8 @@ std::string name_of(const Thread* thread) {
 }
 
 std::string where(const void* instruction) {
+  if (const Place* place = worker->issued)
+    return std::string(" at ") + place->file + ":" + std::to_string(place->line);
   Dl_info info;
   if (!instruction || !dladdr(instruction, &info)) return "";
   char text[600];

@@ -184,6 +184,7 @@ struct Worker {
   std::vector<Cell> dynamic_cells, fixed_cells;
   std::vector<Traffic> traffic;
   std::vector<uintptr_t> model_rows;  // 16-byte accesses to shared memory by a warp-wide model
+  const Place* issued = nullptr;  // where the kernel issued the task that runs
   bool silent = false;                // a model runs: its plain accesses are no kernel's
 
   Counters counters{};

@@ -92,15 +92,17 @@ void check_atomic(void* p, size_t bytes);
 
 // ---- Asynchronous work ------------------------------------------------------------------------
 
-// A closure that runs later, on behalf of the thread that issued it.
+// A closure that runs later, on behalf of the thread that issued it at `place`.
 struct Task {
   void (*run)(void*);
+  Place place;
   alignas(16) unsigned char data[368];
 };
 template <typename F>
-Task make_task(const F& f) {
+Task make_task(Place place, const F& f) {
   static_assert(sizeof(F) <= sizeof(Task::data) && std::is_trivially_copyable_v<F>);
   Task task;
+  task.place = place;
   task.run = [](void* data) { (*static_cast<F*>(data))(); };
   std::memcpy(task.data, &f, sizeof(F));
   return task;

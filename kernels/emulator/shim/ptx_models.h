@@ -155,7 +155,7 @@ __forceinline__ void cp_async(void* shared, const void* global, int valid = BYTE
           "cp.async: an address is no multiple of the size");
   require(is_shared(shared, BYTES), place, "cp.async: the destination is not in shared memory");
   mark_pending(shared, BYTES, place);
-  enqueue(Queue::cp_async, make_task([=] {
+  enqueue(Queue::cp_async, make_task(place, [=] {
             unsigned char bytes[BYTES] = {};
             if (valid) global_load(bytes, global, valid, "cp.async");
             clear_pending(shared, BYTES);
@@ -383,7 +383,7 @@ __forceinline__ void load_box(void* shared, const TensorMap* map, Mbarrier* barr
   Box box{read_map(map, shared, rank, false, place), shared, {}};
   std::copy(corner, corner + 5, box.corner);
   engine_claim(shared, box_bytes(box.map));
-  launch_engine(make_task([=] {
+  launch_engine(make_task(place, [=] {
     each_unit<load_unit>(box);
     bytes_have_come(barrier, box_bytes(box.map));
   }));
@@ -394,7 +394,7 @@ inline void store_box(const TensorMap* map, const void* shared, int rank, const 
                       Place place) {
   Box box{read_map(map, shared, rank, false, place), const_cast<void*>(shared), {}};
   std::copy(corner, corner + 5, box.corner);
-  enqueue(Queue::bulk_store, make_task([=] { each_unit<store_unit>(box); }));
+  enqueue(Queue::bulk_store, make_task(place, [=] { each_unit<store_unit>(box); }));
   preempt();
 }
 
@@ -419,7 +419,7 @@ __forceinline__ void tma_load_im2col(void* shared, const TensorMap* map, Mbarrie
           "TMA: an im2col offset outside 0..255");
   const Box box{read_map(map, shared, 4, true, place), shared, {c, w, h, n}};
   engine_claim(shared, box_bytes(box.map));
-  launch_engine(make_task([=] {
+  launch_engine(make_task(place, [=] {
     each_unit_im2col(box, tap_w, tap_h);
     bytes_have_come(barrier, box_bytes(box.map));
   }));
@@ -530,13 +530,13 @@ inline void wgmma_wait(EMULATOR_PLACE) {
 }
 template <bool A_MN_MAJOR, bool B_MN_MAJOR, int REGISTERS>
 inline void wgmma_bf16(float (&d)[REGISTERS], unsigned long long a, unsigned long long b,
-                       bool accumulate = true) {
+                       bool accumulate = true, EMULATOR_PLACE) {
   using namespace emulator;
   constexpr int n = 2 * REGISTERS;
   static_assert(n == 64 || n == 128 || n == 192 || n == 256);
   float* const result = d;
   const int warp = self->warp % 4, lane = self->lane;
-  enqueue(Queue::wgmma, make_task([=] {
+  enqueue(Queue::wgmma, make_task(place, [=] {
             multiply_tile<n, A_MN_MAJOR, B_MN_MAJOR>(result, a, b, accumulate, warp, lane);
           }));
 }

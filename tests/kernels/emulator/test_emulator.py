@@ -68,8 +68,8 @@ def test_warp_functions_are_cudas(program, mode):
     y = np.full((13, 32), -1, np.int32)
     program.launch("warp_functions", 1, 32, x, y)
     lane = np.arange(32)
-    popc = [
-        int(v).bit_count() + 32 - int(v).bit_length() + (int(v) & -int(v)).bit_length() for v in x
+    bits = [  # popc + clz + ffs
+        v.bit_count() + 32 - v.bit_length() + (v & -v).bit_length() for v in x.tolist()
     ]
     expected = [
         np.full(32, 5),
