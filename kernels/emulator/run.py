@@ -170,7 +170,7 @@ class Launch:
 
 _recording: list[list[Launch]] = []
 _one_at_a_time = threading.Lock()
-_entries: dict[tuple[Any, ...], tuple[Any, Any]] = {}
+_entries: dict[tuple[Any, ...], tuple[Any, Any, Source]] = {}
 
 
 @contextmanager
@@ -220,8 +220,20 @@ class Program:
 
         signature = self._source.signature(entry, self._defines)
         packed = pack_arguments(entry, signature, arguments)
-        sizes = [(*((s,) if isinstance(s, int) else s), 1, 1)[:3] for s in (grid, block)]
-        return _launch(self._source, self._defines, signature, *sizes, shared_bytes, packed)
+        return _launch(
+            self._source,
+            self._defines,
+            signature,
+            _three(grid),
+            _three(block),
+            shared_bytes,
+            packed,
+        )
+
+
+def _three(sizes: int | tuple[int, ...]) -> tuple[int, int, int]:
+    x, y, z = (*(sizes if isinstance(sizes, tuple) else (sizes,)), 1, 1)[:3]
+    return x, y, z
 
 
 def load(path: str | Path, **constants: Any) -> Program:

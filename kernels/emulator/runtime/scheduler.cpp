@@ -244,6 +244,7 @@ static void prepare_block(Worker* w, uint64_t block) {
   w->engine.clear();
   w->switches = 0;
   w->silent = false;
+  w->issued = nullptr;
   reset_barriers(w);
   if (l.options.check) reset_memory(w);
   const Index3 index = {static_cast<unsigned>(block % l.grid.x),
