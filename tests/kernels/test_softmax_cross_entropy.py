@@ -3,13 +3,15 @@
 import itertools
 import math
 
+import ml_dtypes
 import numba
 import numpy as np
 import pytest
 from tolerance import assert_within
 
 from convolt.kernels import softmax_cross_entropy as cross_entropy
-from convolt.kernels.backend import use_backend
+from convolt.kernels.backend import implementation, use_backend
+from convolt.kernels.softmax_cross_entropy import on_cuda
 
 IGNORED = -100
 OPTIONS = [
@@ -19,6 +21,7 @@ OPTIONS = [
     )
 ]
 SHAPES = [(1, 1), (1, 2), (5, 3), (7, 1), (37, 11)]
+LONG_ROWS = [(3, 255), (3, 256), (4, 601)]  # by a warp, and by a block, on a GPU
 
 
 def draw(rng, shape, kind, weighted, dtype=np.float64):
@@ -94,6 +97,78 @@ def test_loss_and_gradient_are_those_of_the_equations(
         length = 1 if dtype == np.float32 else math.prod(shape)
         assert_within(loss, ref_loss, loss_size, length)
         assert_within(grad, ref_grad, grad_size, length)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["classes", "probabilities"])
+@pytest.mark.parametrize("shape", LONG_ROWS, ids=str)
+def test_long_rows(backend, rng, nan_results, shape, kind, dtype):
+    for label_smoothing, reduction in ((0.0, "mean"), (0.1, "none")):
+        logits, target, weight = draw(rng, shape, kind, True, dtype)
+        grad_loss = rng.uniform(0.5, 2, shape[:1] if reduction == "none" else ()).astype(dtype)
+        with nan_results(cross_entropy):
+            loss, grad = run(logits, target, weight, label_smoothing, reduction, grad_loss)
+        ref_loss, loss_size, ref_grad, grad_size = by_hand(
+            logits, target, weight, label_smoothing, reduction, grad_loss.astype(np.float64)
+        )
+        length = 1 if dtype == np.float32 else math.prod(shape)
+        assert_within(loss, ref_loss, loss_size, length)
+        assert_within(grad, ref_grad, grad_size, length)
+
+
+@pytest.mark.parametrize("kind", ["classes", "probabilities"])
+@pytest.mark.parametrize("shape", [(41, 5), (7, 300)], ids=str)
+def test_more_rows_than_a_forward_pass_has_blocks(backend, rng, monkeypatch, shape, kind):
+    monkeypatch.setattr(on_cuda, "_MOST_PARTS", 3)
+    logits, target, weight = draw(rng, shape, kind, weighted=True)
+    loss, _ = run(logits, target, weight, 0.1, "mean")
+    ref, size, _, _ = by_hand(logits, target, weight, 0.1, "mean", 1.0)
+    assert_within(loss, ref, size, math.prod(shape))
+    losses, _ = run(logits, target, weight, 0.1, "none")
+    ref, size, _, _ = by_hand(logits, target, weight, 0.1, "none", 1.0)
+    assert_within(losses, ref, size, shape[1])
+
+
+@pytest.mark.parametrize("columns", [5, 300])
+def test_a_kernel_gives_nan_for_a_class_that_there_is_not(backend, columns):
+    """The contract looks at NumPy's classes, not at CuPy's."""
+    logits, weight = np.zeros((5, columns), np.float32), np.ones(columns, np.float32)
+    target, good = np.array([0, columns, -1, 2**40, IGNORED]), [0, 4]
+    if backend != "emulator":
+        with pytest.raises(ValueError, match="3 of 5 targets are out of range"):
+            cross_entropy.forward(logits, target, weight, IGNORED, 0.0, "none")
+        return
+    kernel = implementation(cross_entropy.__name__, logits)
+    loss, grad = np.empty(5, np.float32), np.empty_like(logits)
+    lse, divisor = np.empty(5), np.ones(())
+    for label_smoothing in (0.0, 0.1):
+        options = (IGNORED, label_smoothing)
+        kernel.forward(logits, target, weight, *options, "none", loss, lse, divisor)
+        assert np.isnan(loss).tolist() == [False, True, True, True, False]
+        one = np.ones((), np.float32)
+        kernel.backward(one, logits, target, weight, lse, divisor, *options, grad)
+        assert np.isnan(grad).any(axis=1).tolist() == [False, True, True, True, False]
+        known, ref = run(logits[good], target[good], weight, label_smoothing, "none")
+        assert loss[good].tobytes() == known.tobytes()
+        assert grad[good].tobytes() == ref.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["classes", "probabilities"])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_bfloat16_is_rounded_once(backend, rng, nan_results, kind, reduction):
+    operands = draw(rng, (9, 20), kind, True, ml_dtypes.bfloat16)
+    if backend != "emulator":
+        with pytest.raises(TypeError, match="cross_entropy: logits has dtype bfloat16"):
+            run(*operands, 0.1, reduction)
+        return
+    with nan_results(cross_entropy):
+        got = run(*operands, 0.1, reduction)
+    wide = [a if a.dtype == np.int64 else a.astype(np.float64) for a in operands]
+    with use_backend("numpy"):
+        ref = run(*wide, 0.1, reduction)
+    for array, expected in zip(got, ref, strict=True):
+        assert array.dtype == ml_dtypes.bfloat16
+        assert_within(array, expected, abs(expected), 1)
 
 
 @pytest.mark.parametrize("kind", ["classes", "probabilities"])
