@@ -1,12 +1,15 @@
-"""Activations: definition against the formulas, NumPy against Numba, special values, layouts."""
+"""Activations: definition against the formulas, backends against it, special values, layouts."""
 
 import math
+from contextlib import nullcontext
 
+import ml_dtypes
 import numpy as np
 import pytest
 from tolerance import assert_within
 
 from convolt.kernels import activation
+from convolt.kernels.activation import on_cuda
 from convolt.kernels.backend import use_backend
 
 SLOPE = 0.2
@@ -78,18 +81,54 @@ def test_values_and_gradients_are_those_of_the_formulas(
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-def test_numba_agrees_with_the_definition_on_large_arrays(rng, name):
-    x, grad_y = (rng.standard_normal((8, 33, 65)).astype(np.float32) for _ in range(2))
+def test_backends_agree_with_the_definition_on_large_arrays(backend, rng, name):
+    x, grad_y = (rng.standard_normal((8, 17, 33)).astype(np.float32) for _ in range(2))
     results = []
-    for backend in ("numpy", "numba"):
-        with use_backend(backend):
+    for other in ("numpy", None):
+        with use_backend(other) if other else nullcontext():
             y = run(name, x)
             results.append((y, run_backward(name, grad_y, x, y)))
-    for got, ref in zip(*results, strict=True):
+    for ref, got in zip(*results, strict=True):
         if name in ("relu", "leaky_relu"):
             np.testing.assert_array_equal(got, ref)
         else:
             assert_within(got, ref.astype(np.float64), np.ones_like(ref) + abs(grad_y), 1)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_bfloat16_is_computed_in_float32_and_rounded(backend, rng, nan_results, name):
+    x, grad_y = rng.standard_normal((2, 6, 5, 24)).astype(ml_dtypes.bfloat16)
+    if backend != "emulator":
+        with pytest.raises(TypeError, match="dtype bfloat16"):
+            run(name, x)
+        return
+    with nan_results(activation):
+        y = run(name, x)
+        grad_x = run_backward(name, grad_y, x, y)
+    assert y.dtype == grad_x.dtype == x.dtype
+    x, grad_y, kept = (a.astype(np.float32) for a in (x, grad_y, y))
+    with use_backend("numpy"):
+        for got, ref in ((y, run(name, x)), (grad_x, run_backward(name, grad_y, x, kept))):
+            assert_within(got, ref.astype(np.float64), abs(ref), 1)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_kernels_work_in_place(backend, rng, name):
+    if backend != "emulator":
+        return
+    x, grad_y = rng.standard_normal((2, 5, 33))
+    options = [SLOPE] if name == "leaky_relu" else []
+    y = run(name, x)
+    grad_x = run_backward(name, grad_y, x, y)
+    kept = (x if name == "leaky_relu" else y).copy()
+    memory = x.copy()
+    getattr(on_cuda, name)(memory, *options, memory)
+    np.testing.assert_array_equal(memory, y)
+    memory = grad_y.copy()
+    getattr(on_cuda, f"{name}_backward")(memory, kept, *options, memory)
+    np.testing.assert_array_equal(memory, grad_x)
+    getattr(on_cuda, f"{name}_backward")(grad_y, kept, *options, kept)
+    np.testing.assert_array_equal(kept, grad_x)
 
 
 @pytest.mark.parametrize("name", FORMULAS)
