@@ -7,6 +7,7 @@ with NumPy arrays runs on the emulator.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterator
 from importlib import import_module
@@ -73,6 +74,7 @@ class Kernel:
     ) -> None:
         self.path = Path(python_file).resolve().parent / source
         self.entry = entry
+        self._name = f"{entry} ({self.path.parent.name}/{source})"  # in messages
         self.block = block
         self.shared_bytes = shared_bytes
         self._variants: dict[tuple[Any, ...], _Variant] = {}
@@ -88,8 +90,11 @@ class Kernel:
             else:
                 self._fixed[name] = _constant_text(entry, name, allowed)
 
+    def __str__(self) -> str:
+        return self._name
+
     def __repr__(self) -> str:
-        return f"Kernel({self.entry}, {self.path.parent.name}/{self.path.name})"
+        return f"<Kernel {self}>"
 
     def combinations(self) -> Iterator[dict[str, str]]:
         """Yield every set of -D constants that a launch may ask for, BLOCK among them."""
@@ -150,7 +155,7 @@ class Kernel:
                 grid and the arguments.
         """
         variant = self._variant(constants)
-        packed = pack_arguments(str(self), variant.signature, arguments)
+        packed = pack_arguments(self._name, variant.signature, arguments)
         blocks = self._grid(grid)
         shared = self.shared_bytes if shared_bytes is None else shared_bytes
         on_gpu = self._on_gpu(packed)
@@ -171,7 +176,7 @@ class Kernel:
             SourceError: The kernel's comment has no formulas, or wrong ones.
         """
         variant = self._variant(constants)
-        packed = pack_arguments(str(self), variant.signature, arguments)
+        packed = pack_arguments(self._name, variant.signature, arguments)
         return traffic(self.entry_point, packed, variant.defines, self._grid(grid))
 
     def _variant(self, constants: dict[str, Constant]) -> _Variant:
@@ -252,9 +257,7 @@ class _Variant:
         self.shared_bytes: dict[int, int] = {}  # GPU -> the most that has been asked for
 
 
-def pack_arguments(
-    kernel: str, signature: Signature, arguments: tuple[Any, ...]
-) -> list[Argument]:
+def pack_arguments(kernel: str, signature: Signature, arguments: tuple[Any, ...]) -> list[Argument]:
     """Return what each parameter is handed, checked.
 
     Args:
@@ -330,41 +333,51 @@ def _array(kernel: str, parameter: Parameter, value: Any) -> Array | None:
 
 
 def _value(kernel: str, parameter: Parameter, value: Any) -> np.ndarray:
-    where = f"{kernel}: {parameter}"
-    return np.array(_checked(where, parameter.dtype, value), parameter.dtype)
+    try:
+        return np.array(_checked("", parameter.dtype, value), parameter.dtype)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{kernel}: {parameter}{error}") from None
 
 
 def _checked(where: str, dtype: np.dtype, value: Any) -> Any:
-    """``value`` as NumPy takes it for ``dtype``, when it fits."""
+    """``value`` as NumPy takes it for ``dtype``, when it fits; ``where`` begins a message."""
+    if dtype in _INT_LIMITS:
+        return _checked_int(where, dtype, value)
     if dtype.fields:
         return tuple(
-            _checked(f"{where}.{name}", field[0], _field(where, name, value))
-            for name, field in dtype.fields.items()
+            [
+                _checked(f"{where}.{name}", field[0], _field(where, name, value))
+                for name, field in dtype.fields.items()
+            ]
         )
     if dtype.subdtype:
         element, (length,) = dtype.subdtype
         if not hasattr(value, "__len__") or len(value) != length:
             raise ValueError(f"{where} takes {length} values, got {value!r}")
         return [_checked(f"{where}[{i}]", element, v) for i, v in enumerate(value)]
-    if dtype.kind in "iu":
-        return _checked_int(where, dtype, value)
-    if dtype.kind == "b":
-        return bool(_checked_int(where, np.dtype(np.int8), value))
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+    if not isinstance(value, int | float | np.number):
         raise TypeError(f"{where} takes a number, got {value!r:.60}")
-    with np.errstate(over="ignore"):
-        if np.isinf(dtype.type(value)) and not np.isinf(value):
-            raise ValueError(f"{where}: {value!r} does not fit {dtype}")
-    return float(value)
+    number = float(value)
+    if dtype.itemsize < 8 and _FLOAT_LIMIT < abs(number) < math.inf:
+        raise ValueError(f"{where}: {value!r} does not fit {dtype}")
+    return number
+
+
+_INT_LIMITS = {
+    dtype: (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+    for dtype in C_TYPES.values()
+    if dtype.kind in "iu"
+} | {np.dtype(np.bool_): (0, 1)}
+_FLOAT_LIMIT = float(np.finfo(np.float32).max)
 
 
 def _checked_int(where: str, dtype: np.dtype, value: Any) -> int:
     try:
         number = operator.index(value)
-    except TypeError as error:
-        raise TypeError(f"{where} takes an int, got {value!r:.60}") from error
-    limits = np.iinfo(dtype)
-    if not limits.min <= number <= limits.max:
+    except TypeError:
+        raise TypeError(f"{where} takes an int, got {value!r:.60}") from None
+    least, most = _INT_LIMITS[dtype]
+    if not least <= number <= most:
         raise ValueError(f"{where}: {number} does not fit {dtype}")
     return number
 
@@ -372,14 +385,17 @@ def _checked_int(where: str, dtype: np.dtype, value: Any) -> int:
 def _field(where: str, name: str, value: Any) -> Any:
     try:
         return value[name] if isinstance(value, dict) else getattr(value, name)
-    except (KeyError, AttributeError) as error:
-        raise TypeError(f"{where} has a field {name!r}, which {value!r:.60} lacks") from error
+    except (KeyError, AttributeError):
+        raise TypeError(f"{where} has a field {name!r}, which {value!r:.60} lacks") from None
 
 
 def _listed(arguments: list[Argument]) -> str:
     def text(a: Argument) -> str:
         if not a.parameter.pointer or a.value is None:
-            return f"{a.parameter.name}={a.value}"
+            value = a.value
+            if a.parameter.dtype.names and value is not None:
+                value = {name: value[name].tolist() for name in a.parameter.dtype.names}
+            return f"{a.parameter.name}={value}"
         kind = type(a.value).__module__.partition(".")[0]
         return f"{a.parameter.name}={kind} {a.value.dtype}{tuple(a.value.shape)}"
 
