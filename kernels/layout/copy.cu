@@ -9,8 +9,9 @@ typedef WORD Word;
 // layout_copy_direct: y = x
 //
 // Mapping   one thread for 16 bytes where packed, else for one element, in the order of y
-// Traffic   reads = WORD_BYTES * count
+// Traffic   reads = WORD_BYTES * count * max(min(a[0], 1), 1 / 16)
 //           writes = WORD_BYTES * count
+//           packed; of one element repeated, a warp that writes 512 bytes reads a sector
 // Roofline  memory bound
 // Limits    x and y do not overlap; where x is transposed, a warp reads a sector for each element
 // Source    numpy.copyto
