@@ -20,6 +20,7 @@ _ROOM = Path(__file__).parent
 _COMMON = ("-std=c++17", "-fPIC", "-pthread")
 _KERNEL = (
     "-g1",  # lines, for messages
+    "-gdwarf-4",  # addr2line of binutils 2.40 takes the names of files wrong from version 5
     "-fno-strict-aliasing",
     "-fno-math-errno",
     "-ffp-contract=off",  # a*b + c rounds twice unless it says fma: the same on every machine

@@ -11,11 +11,12 @@ namespace emulator {
 static const char* const queue_names[queues] = {"cp.async copies", "bulk stores",
                                                 "wgmma operations"};
 
-void run_task(Worker* w, Task& task) {
+void run_task(Worker* w, Task& task, bool of_lane) {
   if (!task.run) return;
   const bool silent = w->silent;
   w->silent = true;
   w->issued = &task.place;
+  w->of_lane = of_lane;
   task.run(task.data);
   w->issued = nullptr;
   task.run = nullptr;
@@ -33,7 +34,7 @@ void enqueue(Queue queue, const Task& task) {
   auto& tasks = current()->queue[static_cast<int>(queue)].tasks;
   tasks.push_back(task);
   // Stores of one thread may overtake nothing; loads are independent of each other.
-  if (queue == Queue::cp_async && now(w)) run_task(w, tasks.back());
+  if (queue == Queue::cp_async && now(w)) run_task(w, tasks.back(), true);
 }
 
 void commit_group(Queue queue) {
@@ -51,7 +52,7 @@ void wait_group_of(ThreadView* thread, Queue queue, int pending) {
   self = thread;
   while (static_cast<int>(q.groups.size()) > pending) {
     const int size = q.groups.front();
-    for (int i = 0; i < size; ++i) run_task(worker, q.tasks[i]);
+    for (int i = 0; i < size; ++i) run_task(worker, q.tasks[i], queue == Queue::cp_async);
     q.tasks.erase(q.tasks.begin(), q.tasks.begin() + size);
     q.groups.erase(q.groups.begin());
   }

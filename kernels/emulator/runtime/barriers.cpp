@@ -32,7 +32,6 @@ static void finish(Worker* w, unsigned warp, size_t index, WarpFunction function
   function(meeting.lanes, meeting.arrived);
   w->silent = silent;
   if (w->launch->options.check) {
-    flush_model(w);
     if (meeting.operation.orders_memory) order_among(w, lanes);
     if (meeting.arrived == ~0u) flush_traffic(w, warp);
   }

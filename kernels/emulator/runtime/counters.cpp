@@ -81,30 +81,19 @@ void flush_traffic(Worker* w, unsigned warp) {
   traffic.shared.clear();
 }
 
-// Accesses of a model come row by row. Those to shared memory are conflict-free when 8 rows of 16
-// bytes fall on different banks; those to global memory are whole runs of sectors.
-void count_by_model(Worker* w, bool shared, uintptr_t address, size_t bytes, bool write) {
+// A model's accesses that a lane makes for itself are requests like others. Those of TMA and wgmma
+// come in units of 16 bytes, and are no bank conflicts.
+void count_by_model(Worker* w, bool shared, uintptr_t address, size_t bytes, bool write,
+                    const void* instruction) {
+  if (!w->issued || w->of_lane) return count_access(w, shared, address, bytes, write, instruction);
   Counters& c = w->counters;
   if (shared) {
     (write ? c.shared_write_bytes : c.shared_read_bytes) += bytes;
-    if (bytes == 16) w->model_rows.push_back(address / 4);
     return;
   }
   const uint64_t sectors = (address + bytes - 1) / 32 - address / 32 + 1;
   (write ? c.global_write_bytes : c.global_read_bytes) += bytes;
   (write ? c.global_write_sectors : c.global_read_sectors) += sectors;
-}
-
-void flush_model(Worker* w) {
-  for (size_t first = 0; first < w->model_rows.size(); first += 8) {
-    uintptr_t words[32];
-    size_t count = 0;
-    for (size_t row = first; row < std::min(first + 8, w->model_rows.size()); ++row)
-      for (int word = 0; word < 4; ++word) words[count++] = w->model_rows[row] + word;
-    ++w->counters.shared_requests;
-    w->counters.bank_conflicts += passes(words, count) - 1;
-  }
-  w->model_rows.clear();
 }
 
 void count_mma(Mma kind, uint64_t flops) {

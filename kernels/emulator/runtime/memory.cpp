@@ -239,7 +239,7 @@ void shared_load(void* to, const void* from, size_t bytes, const char* what) {
   const Shared s = need_shared(w, from, bytes, what);
   if (w->launch->options.check) {
     touch_shared(w, s, bytes, touch_now(w, false, CALLER));
-    count_by_model(w, true, reinterpret_cast<uintptr_t>(from), bytes, false);
+    count_by_model(w, true, reinterpret_cast<uintptr_t>(from), bytes, false, CALLER);
   }
   memcpy(to, from, bytes);
 }
@@ -249,7 +249,7 @@ void shared_store(void* to, const void* from, size_t bytes, const char* what) {
   const Shared s = need_shared(w, to, bytes, what);
   if (w->launch->options.check) {
     touch_shared(w, s, bytes, touch_now(w, true, CALLER));
-    count_by_model(w, true, reinterpret_cast<uintptr_t>(to), bytes, true);
+    count_by_model(w, true, reinterpret_cast<uintptr_t>(to), bytes, true, CALLER);
   }
   memcpy(to, from, bytes);
 }
@@ -405,7 +405,7 @@ void global_load(void* to, const void* from, size_t bytes, const char*) {
   Worker* w = worker;
   const auto address = reinterpret_cast<uintptr_t>(from);
   const uintptr_t on_gpu = touch_global(w, address, bytes, false, false, CALLER);
-  if (w->launch->options.check) count_by_model(w, false, on_gpu, bytes, false);
+  if (w->launch->options.check) count_by_model(w, false, on_gpu, bytes, false, CALLER);
   memcpy(to, from, bytes);
 }
 
@@ -413,7 +413,7 @@ void global_store(void* to, const void* from, size_t bytes, const char*) {
   Worker* w = worker;
   const auto address = reinterpret_cast<uintptr_t>(to);
   const uintptr_t on_gpu = touch_global(w, address, bytes, true, false, CALLER);
-  if (w->launch->options.check) count_by_model(w, false, on_gpu, bytes, true);
+  if (w->launch->options.check) count_by_model(w, false, on_gpu, bytes, true, CALLER);
   memcpy(to, from, bytes);
 }
 
@@ -471,7 +471,6 @@ void reset_memory(Worker* w) {
   w->dynamic_cells.assign((w->launch->dynamic_bytes + 3) / 4, {});
   w->fixed_cells.assign((w->fixed_bytes + 3) / 4, {});
   w->traffic.assign(w->warps, {});
-  w->model_rows.clear();
   order_all(w);
 }
 

@@ -183,8 +183,8 @@ struct Worker {
   std::unordered_map<const void*, Object> mbarriers;
   std::vector<Cell> dynamic_cells, fixed_cells;
   std::vector<Traffic> traffic;
-  std::vector<uintptr_t> model_rows;  // 16-byte accesses to shared memory by a warp-wide model
   const Place* issued = nullptr;  // where the kernel issued the task that runs
+  bool of_lane = false;           // that task is a copy by a single lane
   bool silent = false;                // a model runs: its plain accesses are no kernel's
 
   Counters counters{};
@@ -225,12 +225,12 @@ void order_among(Worker* w, const std::vector<unsigned>& threads);  // of some t
 // counters.cpp
 void count_access(Worker* w, bool shared, uintptr_t address, size_t bytes, bool write,
                   const void* instruction);
-void count_by_model(Worker* w, bool shared, uintptr_t address, size_t bytes, bool write);
-void flush_model(Worker* w);  // a warp-wide model has made its accesses
+void count_by_model(Worker* w, bool shared, uintptr_t address, size_t bytes, bool write,
+                    const void* instruction);
 void flush_traffic(Worker* w, unsigned warp);
 
 // asynchronous.cpp
-void run_task(Worker* w, Task& task);
+void run_task(Worker* w, Task& task, bool of_lane = false);
 bool run_engine_task(Worker* w);  // false: there is none
 void check_queues_empty(Thread* thread);
 
