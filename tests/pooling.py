@@ -29,10 +29,18 @@ POOLINGS = {
     "ceil_larger_than_image": ((1, 3, 4, 2), {"kernel_size": 4, "stride": 2, "ceil_mode": True}),
     "row": ((2, 1, 17, 3), {"kernel_size": (1, 3), "stride": 2}),
     "primes": ((3, 13, 11, 37), {"kernel_size": (5, 3), "stride": (3, 2), "padding": (2, 1)}),
+    "packs_of_channels": (
+        (2, 7, 6, 16),
+        {"kernel_size": (3, 2), "stride": (2, 1), "padding": 1},
+    ),
     "empty_batch": ((0, 5, 6, 3), {"kernel_size": 3, "stride": 2, "padding": 1}),
 }
 DILATED = {
     "dilation": ((1, 9, 7, 3), {"kernel_size": (3, 2), "stride": 1, "dilation": (2, 3)}),
+    "dilation_and_packs_of_channels": (
+        (1, 8, 7, 8),
+        {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": (2, 3)},
+    ),
     "dilation_and_stride": (
         (2, 11, 10, 2),
         {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2},

@@ -1,7 +1,9 @@
 """batch_norm: definition against brute force, backends against each other, stability, errors."""
 
+import itertools
 import math
 
+import ml_dtypes
 import numba
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from tolerance import UNIT, assert_within
 
 from convolt.kernels import batch_norm
 from convolt.kernels.backend import use_backend
+from convolt.kernels.batch_norm.on_cuda import Slabs
 
 EPS, MOMENTUM = 1e-5, 0.3
 SHAPES = {
@@ -20,6 +23,8 @@ SHAPES = {
     "several_blocks": (2003, 17),
     "several_blocks_of_one_channel": (40009, 1),
     "several_blocks_of_wide_rows": (67, 521),
+    "packs": (5, 4, 24),
+    "packs_of_several_slabs_and_splits": (270, 256),
 }
 DTYPES = [np.float32, np.float64]
 
@@ -161,27 +166,76 @@ def test_gradients_are_directional_derivatives(backend, rng, training, argument)
 STATISTICS = ("running_mean", "running_var")
 
 
-@pytest.mark.parametrize("shape", [(64, 3), (4096, 17), (2, 8, 8, 67)])
-def test_integers_are_exact_on_every_backend(rng, shape):
+@pytest.mark.parametrize("shape", [(64, 3), (4096, 17), (2, 8, 8, 67), (600, 136)])
+def test_integers_are_exact_on_every_backend(backend, rng, shape):
     """Running mean -3, deviation 1/2: sums of small integers, halves and doubles are exact."""
     x, grad_y = (rng.integers(-8, 9, shape).astype(np.float32) for _ in range(2))
     c = shape[-1]
     weight, bias = (rng.integers(1, 5, c).astype(np.float32) for _ in range(2))
     running_mean, running_var = np.full(c, -3, np.float32), np.full(c, 0.25, np.float32)
     axes = tuple(range(len(shape) - 1))
-    for name in ("numpy", "numba"):
-        with use_backend(name):
-            y = batch_norm.forward_eval(x, weight, bias, running_mean, running_var, 0.0)
-            grad_x, grad_weight, grad_bias = batch_norm.backward_eval(
-                grad_y, x, weight, running_mean, running_var, 0.0
-            )
-            _, mean, inv_std = batch_norm.forward(x, weight, bias, None, None, 0.1, EPS)
-            _, _, grad_bias_training = batch_norm.backward(grad_y, x, mean, inv_std, weight)
-        np.testing.assert_array_equal(y, weight * (x + 3) * 2 + bias)
-        np.testing.assert_array_equal(grad_x, weight * 2 * grad_y)
-        np.testing.assert_array_equal(grad_weight, (grad_y * (x + 3) * 2).sum(axis=axes))
-        np.testing.assert_array_equal(grad_bias, grad_y.sum(axis=axes))
-        np.testing.assert_array_equal(grad_bias_training, grad_y.sum(axis=axes))
+    y = batch_norm.forward_eval(x, weight, bias, running_mean, running_var, 0.0)
+    grad_x, grad_weight, grad_bias = batch_norm.backward_eval(
+        grad_y, x, weight, running_mean, running_var, 0.0
+    )
+    _, mean, inv_std = batch_norm.forward(x, weight, bias, None, None, 0.1, EPS)
+    _, _, grad_bias_training = batch_norm.backward(grad_y, x, mean, inv_std, weight)
+    np.testing.assert_array_equal(y, weight * (x + 3) * 2 + bias)
+    np.testing.assert_array_equal(grad_x, weight * 2 * grad_y)
+    np.testing.assert_array_equal(grad_weight, (grad_y * (x + 3) * 2).sum(axis=axes))
+    np.testing.assert_array_equal(grad_bias, grad_y.sum(axis=axes))
+    np.testing.assert_array_equal(grad_bias_training, grad_y.sum(axis=axes))
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (131, 5), (3, 5, 2, 40), (300, 17), (270, 136)])
+def test_bfloat16_has_float32_parameters_and_float64_statistics(backend, rng, nan_results, shape):
+    x, grad_y, *channels = draw(rng, shape, np.float32)
+    x, grad_y = x.astype(ml_dtypes.bfloat16), grad_y.astype(ml_dtypes.bfloat16)
+    if backend != "emulator":
+        with pytest.raises(TypeError, match="batch_norm: x has dtype bfloat16"):
+            run(x, grad_y, *channels)
+        return
+    ref, size = by_hand(x, grad_y, *channels)
+    with nan_results(batch_norm):
+        got = run(x, grad_y, *channels)
+    for name in ref:
+        per_element = ref[name].ndim > 1
+        statistic = name in ("mean", "inv_std")
+        dtype = x.dtype if per_element else np.float64 if statistic else np.float32
+        assert got[name].dtype == dtype, name
+        assert_within(got[name], ref[name], size[name], math.prod(shape[:-1]) if statistic else 1)
+    weight = channels[0].astype(ml_dtypes.bfloat16)
+    with pytest.raises(TypeError, match="weight has dtype bfloat16, expected float32"):
+        run(x, grad_y, weight, *channels[1:])
+
+
+def test_memory_at_any_address(backend, rng):
+    """Kernels that move packs of 16 bytes get none here."""
+    arrays = draw(rng, (37, 24), np.float32)
+    shifted = []
+    for array in arrays:
+        shifted.append(np.empty(array.size + 1, np.float32)[1:].reshape(array.shape))
+        shifted[-1][...] = array
+    ref, size = by_hand(*arrays)
+    got = run(*shifted)
+    for name in ref:
+        length = 37 if got[name].dtype == np.float64 else 1
+        assert_within(got[name], ref[name], size[name], length)
+
+
+def test_blocks_cover_the_rows_and_channels_once():
+    for m, c, pack in itertools.product(
+        (1, 2, 63, 64, 1568, 25088, 401408), (8, 24, 64, 136, 264, 2048, 2**20), (1, 2, 4, 8)
+    ):
+        cut = Slabs.of(m, c, pack)
+        channels = cut.columns * pack
+        assert channels <= 256  # a thread for each
+        assert (cut.slabs - 1) * channels < c <= cut.slabs * channels
+        assert (cut.splits - 1) * cut.rows < m <= cut.splits * cut.rows
+        assert cut.slabs == 1 or cut.columns % 2 == 0
+        assert cut.slabs * cut.splits <= max(1024, cut.slabs)
+        assert cut.grid == (cut.slabs, cut.splits)
+        assert (cut.combine_grid - 1) * 8 < c <= cut.combine_grid * 8
 
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one core")

@@ -1,5 +1,6 @@
-"""max_pool2d: both backends against the definition by loops, ties, NaN, gradients, errors."""
+"""max_pool2d: every backend against the definition by loops, ties, NaN, gradients, errors."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from pooling import DILATED, POOLINGS, on_image, windows
@@ -94,17 +95,58 @@ def test_backward_routes_each_gradient_to_the_winner(backend, problem, rng, dtyp
     assert_within(grad_x, expected, magnitude, size.window_cells)
 
 
-def test_integers_give_equal_bits(problem, rng):
+def run(x, grad_y, size):
+    y, argmax = max_pool2d.forward(x, size)
+    return y, argmax, max_pool2d.backward(grad_y, argmax, size), max_pool2d.indices(argmax, size)
+
+
+def test_integers_give_numpys_bits(backend, problem, rng):
     x_shape, _, size = problem
     x = rng.integers(-4, 5, x_shape).astype(np.float32)
     grad_y = rng.integers(-4, 5, size.y_shape).astype(np.float32)
-    results = []
-    for name in ("numpy", "numba"):
-        with use_backend(name):
-            y, argmax = max_pool2d.forward(x, size)
-            results.append((y, argmax, max_pool2d.backward(grad_y, argmax, size)))
-    for numpy_result, numba_result in zip(*results, strict=True):
-        np.testing.assert_array_equal(numpy_result, numba_result)
+    got = run(x, grad_y, size)
+    with use_backend("numpy"):
+        expected = run(x, grad_y, size)
+    for result, ref in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(result, ref)
+
+
+def test_bfloat16_is_compared_exactly_and_summed_in_float32(backend, problem, rng, nan_results):
+    x_shape, window, size = problem
+    x = rng.standard_normal(x_shape).astype(ml_dtypes.bfloat16)
+    grad_y = rng.standard_normal(size.y_shape).astype(ml_dtypes.bfloat16)
+    if backend != "emulator":
+        with pytest.raises(TypeError, match="max_pool2d: x has dtype bfloat16"):
+            max_pool2d.forward(x, size)
+        return
+    expected_y, expected_argmax, positions = by_hand(x.astype(np.float32), window)
+    with nan_results(max_pool2d):
+        y, argmax, grad_x, _ = run(x, grad_y, size)
+    assert y.dtype == grad_x.dtype == x.dtype
+    np.testing.assert_array_equal(y.astype(np.float32), expected_y)
+    np.testing.assert_array_equal(argmax, expected_argmax)
+    wide = grad_y.astype(np.float64)
+    expected, magnitude = routed(wide, positions, x_shape), routed(abs(wide), positions, x_shape)
+    assert_within(grad_x, expected, magnitude, size.window_cells)
+
+
+def test_bfloat16_nan_and_infinities():
+    x = image([[-INF, -INF, 1, NAN], [-INF, -INF, INF, 2]]).astype(ml_dtypes.bfloat16)
+    with use_backend("emulator"):
+        y, argmax = max_pool2d.forward(x, sized(x.shape, kernel_size=2))
+    np.testing.assert_array_equal(y.astype(np.float32).ravel(), [-INF, NAN])
+    np.testing.assert_array_equal(argmax.ravel(), [0, 1])
+
+
+def test_memory_at_any_address(backend, rng):
+    """Kernels that move packs of 16 bytes get none here."""
+    x = rng.standard_normal((2, 5, 4, 8)).astype(np.float32)
+    size = sized(x.shape, kernel_size=3, stride=2, padding=1)
+    grad_y = rng.integers(-4, 5, size.y_shape).astype(np.float32)
+    shifted = np.empty(x.size + 1, np.float32)[1:].reshape(x.shape)
+    shifted[...] = x
+    for got, ref in zip(run(shifted, grad_y, size), run(x, grad_y, size), strict=True):
+        np.testing.assert_array_equal(got, ref)
 
 
 def test_the_gradient_of_a_4x4_image_goes_to_the_largest_of_each_quarter(backend):
