@@ -236,14 +236,14 @@ def test_an_error_nobody_meant_names_its_kind(convolt_, monkeypatch, trained):
 @pytest.mark.parametrize("backend", ["banana", "cuda", "emulator"])
 @pytest.mark.parametrize("command", ["train", "summary", "doctor"])
 def test_a_backend_that_cannot_be_used_exits_with_2_and_lists_them(backend, command, tmp_path):
-    if backend != "banana" and not convolt.kernels.backend.why_not(backend):
-        pytest.skip(f"{backend} is usable here")
+    if backend == "cuda" and not convolt.kernels.backend.why_not("cuda"):
+        pytest.skip("cuda is usable here")
     arguments = {
         "train": ["train", "lenet5", "--data", "digits", "--output", str(tmp_path / "run")],
         "summary": ["summary", "lenet5"],
         "doctor": ["doctor"],
     }[command]
-    result = in_a_process(*arguments, CONVOLT_BACKEND=backend)
+    result = in_a_process(*arguments, CONVOLT_BACKEND=backend, CXX="no-such-compiler")
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     text = result.stdout + result.stderr
