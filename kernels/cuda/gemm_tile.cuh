@@ -8,7 +8,7 @@
 // An operand is a class that knows where a[m,d] lies:
 //   Row, Depth                     what it keeps for a row m and for a place d
 //   Row row(unsigned m), Depth depth(unsigned d)
-//   void advance(Depth&)           on by TILE_DEPTH
+//   void advance(Depth&, int step)
 //   const Storage* at(Row, Depth)  of the element and its V - 1 neighbours; null: they are zeros
 #pragma once
 
@@ -63,7 +63,7 @@ class TileLoader {
 
   Operand operand_;
   typename Operand::Row row_[DEEP ? COUNT : 1];
-  typename Operand::Depth depth_[DEEP ? 1 : COUNT];
+  typename Operand::Depth depth_;  // of the next pack to be loaded
   Pack<Storage, V> staged_[COUNT];
 
   static __device__ __forceinline__ int along() { return threadIdx.x % PACKS * V; }
@@ -76,21 +76,19 @@ class TileLoader {
 #pragma unroll
     for (int i = 0; i < (DEEP ? COUNT : 1); ++i)
       row_[i] = operand_.row(first_row + (DEEP ? line(i) : along()));
-#pragma unroll
-    for (int i = 0; i < (DEEP ? 1 : COUNT); ++i)
-      depth_[i] = operand_.depth(first_depth + (DEEP ? along() : line(i)));
+    depth_ = operand_.depth(first_depth + (DEEP ? along() : line(0)));
   }
 
   // Starts the loads of the next chunk.
   __device__ __forceinline__ void load() {
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
-      const Storage* const p = operand_.at(row_[DEEP ? i : 0], depth_[DEEP ? 0 : i]);
+      const Storage* const p = operand_.at(row_[DEEP ? i : 0], depth_);
       staged_[i] = Pack<Storage, V>();
       if (p != nullptr) staged_[i] = load_pack<V>(p);
+      if (!DEEP) operand_.advance(depth_, LINES);
     }
-#pragma unroll
-    for (int i = 0; i < (DEEP ? 1 : COUNT); ++i) operand_.advance(depth_[i]);
+    if (DEEP) operand_.advance(depth_, TILE_DEPTH);
   }
 
   __device__ __forceinline__ void store(SharedTile<ROWS>& tile) const {
@@ -196,7 +194,7 @@ class Matrix {
       : data_(data), strides_(strides), rows_(rows), depth_(depth) {}
   __device__ __forceinline__ Row row(unsigned m) const { return m; }
   __device__ __forceinline__ Depth depth(unsigned d) const { return d; }
-  __device__ __forceinline__ void advance(Depth& d) const { d += TILE_DEPTH; }
+  __device__ __forceinline__ void advance(Depth& d, int step) const { d += step; }
   __device__ __forceinline__ const Storage* at(Row m, Depth d) const {
     return m < rows_ && d < depth_ ? data_ + m * strides_.row + d * strides_.depth : nullptr;
   }
