@@ -31,7 +31,7 @@ from ..arrays import Array, check_floats, check_index_range
 from ..backend import implementation
 
 REDUCTIONS = ("none", "mean", "sum")
-Saved = tuple[Array, Array]  # lse (M,) and what "mean" divides by (), both float64
+Saved = tuple[Array, Array | None]  # lse (M,) and what "mean" divides by (), both float64
 
 
 def forward(
@@ -59,7 +59,8 @@ def forward(
     Raises:
         TypeError: dtypes or backends differ, or are not supported.
         ValueError: Shapes do not fit, C is 0, an option is out of range, or a class in a NumPy
-            array is (CuPy's are not looked at, which would wait for the GPU).
+            array is (CuPy's are not looked at, which would wait for the GPU: their losses and
+            gradients are NaN).
     """
     _check(logits, target, weight, ignore_index, label_smoothing)
     if reduction not in REDUCTIONS:
@@ -67,10 +68,11 @@ def forward(
     m, c = logits.shape
     if target.ndim == 1 and isinstance(target, np.ndarray):
         _check_classes(target, c, ignore_index)
-    loss = np.empty_like(logits, shape=(m,) if reduction == "none" else ())
+    loss = np.empty_like(logits, shape=(m,) if reduction == "none" else (1,))
+    loss = loss if reduction == "none" else loss.reshape(())  # CuPy makes no array of shape ()
     lse = np.empty_like(logits, dtype=np.float64, shape=(m,))
-    divisor = np.ones_like(lse, shape=())
-    operands = (logits, target, _full(weight, logits))
+    divisor = np.empty_like(lse, shape=(1,)).reshape(()) if reduction == "mean" else None
+    operands = (logits, target, weight)
     implementation(__name__, *operands).forward(
         *operands, ignore_index, label_smoothing, reduction, loss, lse, divisor
     )
@@ -108,7 +110,7 @@ def backward(
         )
     lse, divisor = saved
     grad_logits = np.empty_like(logits, order="C")
-    operands = (grad_loss, logits, target, _full(weight, logits), lse, divisor)
+    operands = (grad_loss, logits, target, weight, lse, divisor)
     implementation(__name__, *operands).backward(
         *operands, ignore_index, label_smoothing, grad_logits
     )
@@ -162,7 +164,3 @@ def _check_classes(target: np.ndarray, classes: int, ignore_index: int) -> None:
             f"classes, 0 to {classes - 1} (ignore_index is {ignore_index}); "
             f"{wrong.size} of {target.size} targets are out of range"
         )
-
-
-def _full(weight: Array | None, logits: Array) -> Array:
-    return np.ones_like(logits, shape=logits.shape[1:]) if weight is None else weight

@@ -29,14 +29,13 @@ def forward(logits, target, weight, ignore_index, label_smoothing, reduction, lo
     grid = min(rows, _MOST_PARTS)
     part = None if reduction == "none" else np.empty_like(lse, shape=(grid, 2))
     results = (lse, loss if part is None else None, part, size)
-    operands = [contiguous(a) for a in (logits, target, weight)]
+    operands = (contiguous(logits), contiguous(target), _contiguous(weight))
     if target.ndim == 2:
         _FORWARD_PROBABILITIES.launch(grid, *operands, *results, label_smoothing, **chosen)
     else:
         _FORWARD_CLASSES.launch(grid, *operands, *results, ignore_index, label_smoothing, **chosen)
     if part is not None:
-        mean = reduction == "mean"
-        _REDUCE.launch(1, part, grid, mean, loss, divisor, STORAGE=logits.dtype)
+        _REDUCE.launch(1, part, grid, loss, divisor, STORAGE=logits.dtype)
 
 
 def backward(
@@ -44,7 +43,7 @@ def backward(
 ):
     size, rows, chosen = _launch_shape(logits)
     operands = (contiguous(grad_loss), grad_loss.ndim)
-    operands += tuple(contiguous(a) for a in (logits, target, weight))
+    operands += (contiguous(logits), contiguous(target), _contiguous(weight))
     operands += (lse, divisor, grad_logits, size)
     if target.ndim == 2:
         _BACKWARD_PROBABILITIES.launch(rows, *operands, label_smoothing, **chosen)
@@ -58,3 +57,7 @@ def _launch_shape(logits):
     lanes = _BLOCK if c >= _LONG_ROW else _WARP
     blocks = ceil_div(m, _BLOCK // lanes)
     return {"m": m, "c": c}, blocks, {"LANES": lanes, "STORAGE": logits.dtype}
+
+
+def _contiguous(weight):
+    return None if weight is None else contiguous(weight)

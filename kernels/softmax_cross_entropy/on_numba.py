@@ -4,10 +4,12 @@ import numpy as np
 from numba import prange
 
 from ..jit import jit, parallel_jit
+from .on_numpy import _or_ones
 
 
 def forward(logits, target, weight, ignore_index, label_smoothing, reduction, loss, lse, divisor):
     losses = np.empty_like(lse)
+    weight = _or_ones(weight, logits)
     operands = [np.ascontiguousarray(a) for a in (logits, target, weight)]
     if target.ndim == 2:
         _forward_probabilities(*operands, float(label_smoothing), lse, losses)
@@ -17,14 +19,17 @@ def forward(logits, target, weight, ignore_index, label_smoothing, reduction, lo
         total_weight = weight[target[target != ignore_index]].sum(dtype=np.float64)
     if reduction == "mean":
         divisor[...] = total_weight
-    loss[...] = losses if reduction == "none" else losses.sum() / divisor
+        loss[...] = losses.sum() / divisor
+    else:
+        loss[...] = losses if reduction == "none" else losses.sum()
 
 
 def backward(
     grad_loss, logits, target, weight, lse, divisor, ignore_index, label_smoothing, grad_logits
 ):
-    scale = np.ascontiguousarray(np.broadcast_to(grad_loss / divisor, lse.shape))
-    operands = [np.ascontiguousarray(a) for a in (logits, target, weight)]
+    scale = grad_loss if divisor is None else grad_loss / divisor
+    scale = np.ascontiguousarray(np.broadcast_to(scale.astype(np.float64), lse.shape))
+    operands = [np.ascontiguousarray(a) for a in (logits, target, _or_ones(weight, logits))]
     if target.ndim == 2:
         _backward_probabilities(scale, *operands, lse, float(label_smoothing), grad_logits)
     else:

@@ -18,6 +18,11 @@ struct CrossEntropySize {
 
 __device__ __forceinline__ double wide(Storage v) { return static_cast<double>(to_real(v)); }
 
+// The weight of class c; without weights, a null pointer, it is 1.
+__device__ __forceinline__ double weight_of(const Storage* weight, long long c) {
+  return weight ? wide(weight[c]) : 1.0;
+}
+
 struct Sum {
   static __device__ __forceinline__ double of(double a, double b) { return a + b; }
 };
@@ -71,10 +76,10 @@ __device__ __forceinline__ double not_a_number() { return __longlong_as_double(-
 //
 // Mapping   LANES threads a row; a block takes every GRID-th group of rows and adds up their losses
 //           and weights, which softmax_cross_entropy_forward_reduce brings together.
-// Traffic   reads = 2 * STORAGE_BYTES * m * c + (64 + LANES) * m
+// Traffic   reads = 2 * STORAGE_BYTES * m * c + (32 + LANES) * m
 //           writes = 32 * m + 64 * GRID
-//           with smoothing logits and weight are read once more. A row is read twice, from L2 or L1
-//           the second time: distinct bytes are STORAGE_BYTES * m * c.
+//           without weight; with smoothing logits are read once more. A row is read twice, from
+//           L2 or L1 the second time: from memory STORAGE_BYTES * m * c.
 // Roofline  30 operations in float64 for each logit: arithmetic where float64 is slow.
 // Limits    a class outside 0 .. C-1 that is not ignored gives NaN. loss or part may be null.
 // Source    the definition; Szegedy et al. 2016, section 7.
@@ -94,14 +99,14 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4) softmax_cross_entropy_for
     double rest = 0;
     if (kept && epsilon != 0) {
 #pragma unroll 1
-      for (int i = lane; i < size.c; i += LANES) rest += wide(weight[i]) * (wide(x[i]) - z);
+      for (int i = lane; i < size.c; i += LANES) rest += weight_of(weight, i) * (wide(x[i]) - z);
       rest = epsilon / size.c * over_row<Sum>(rest, scratch);
     }
     if (lane != 0) continue;
     double w = 0, l = 0;
     if (kept) {
       const bool known = 0 <= t && t < size.c;
-      w = known ? wide(weight[t]) : not_a_number();
+      w = known ? weight_of(weight, t) : not_a_number();
       l = -(1 - epsilon) * w * (known ? wide(x[t]) - z : 0) - rest;
     }
     lse[m] = z;
@@ -116,9 +121,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4) softmax_cross_entropy_for
 // q[m,c] = (1 - epsilon) * target[m,c] + epsilon / C
 //
 // Mapping   as softmax_cross_entropy_forward_classes.
-// Traffic   reads = 5 * STORAGE_BYTES * m * c
+// Traffic   reads = 4 * STORAGE_BYTES * m * c
 //           writes = 32 * m + 64 * GRID
-//           a row is read three times, target and weight once: from memory 2 * STORAGE_BYTES * m * c.
+//           without weight; a row is read three times: from memory 2 * STORAGE_BYTES * m * c.
 // Roofline  40 operations in float64 for each logit: arithmetic where float64 is slow.
 // Limits    loss or part may be null.
 // Source    the definition.
@@ -137,7 +142,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4) softmax_cross_entropy_for
 #pragma unroll 1
     for (int i = lane; i < size.c; i += LANES) {
       const double q = (1 - epsilon) * wide(p[i]) + epsilon / size.c;
-      total += wide(weight[i]) * q * (wide(x[i]) - z);
+      total += weight_of(weight, i) * q * (wide(x[i]) - z);
     }
     total = over_row<Sum>(total, scratch);
     if (lane != 0) continue;
@@ -149,16 +154,16 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4) softmax_cross_entropy_for
   if (part) write_part(losses, rows, part, scratch);
 }
 
-// loss = sum over parts of losses / divisor, divisor = sum over parts of weights (mean) or 1 (sum)
+// loss = (sum over parts of losses) / divisor,  divisor = sum over parts of weights
 //
 // Mapping   one block: thread i adds parts i, i + BLOCK, ... in order, then a tree over the threads.
 // Traffic   reads = 32 * parts
-//           writes = 32 + 32 * mean
+//           writes = 64
 // Roofline  latency.
-// Limits    divisor is written for the mean only.
+// Limits    without divisor, a null pointer, loss is the sum.
 // Source    the definition.
 extern "C" __global__ void __launch_bounds__(BLOCK, 4)
-    softmax_cross_entropy_forward_reduce(const double* __restrict__ part, int parts, int mean,
+    softmax_cross_entropy_forward_reduce(const double* __restrict__ part, int parts,
                                          Storage* __restrict__ loss, double* __restrict__ divisor) {
   __shared__ double scratch[WARPS];
   double losses = 0, weights = 0;
@@ -169,8 +174,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
   losses = block_sum(losses, scratch);
   weights = block_sum(weights, scratch);
   if (threadIdx.x != 0) return;
-  *loss = to_storage<Storage>(mean ? losses / weights : losses);
-  if (mean) *divisor = weights;
+  *loss = to_storage<Storage>(divisor ? losses / weights : losses);
+  if (divisor) *divisor = weights;
 }
 
 // a[c] of a row of classes or probabilities: grad = scale * (softmax * (sum over k of a[k]) - a[c]).
@@ -180,7 +185,7 @@ struct ClassRow {
   double epsilon, rest;  // epsilon / C
 
   __device__ __forceinline__ double a(int c) const {
-    return wide(weight[c]) * ((1 - epsilon) * (c == t) + rest);
+    return weight_of(weight, c) * ((1 - epsilon) * (c == t) + rest);
   }
 };
 struct ProbabilityRow {
@@ -188,7 +193,7 @@ struct ProbabilityRow {
   double epsilon, rest;
 
   __device__ __forceinline__ double a(int c) const {
-    return wide(weight[c]) * ((1 - epsilon) * wide(target[c]) + rest);
+    return weight_of(weight, c) * ((1 - epsilon) * wide(target[c]) + rest);
   }
 };
 
@@ -212,12 +217,13 @@ __device__ __forceinline__ void write_gradient(const Row& row, double total, dou
 // a[m,c] = weight[c] * ((1 - epsilon) * (c = target[m]) + epsilon / C);  0 in ignored rows
 //
 // Mapping   LANES threads a row.
-// Traffic   reads = 2 * STORAGE_BYTES * m * c + 5 * LANES * m
+// Traffic   reads = STORAGE_BYTES * m * c + 4 * LANES * m
 //           writes = STORAGE_BYTES * m * c
-//           logits and weight, which stays in L1; with smoothing weight once more.
+//           for the mean without weight; weight, which stays in L1, is read once a row, and with
+//           smoothing once more.
 // Roofline  25 operations in float64 for each logit: arithmetic where float64 is slow.
-// Limits    grad_loss has one element (stride 0) or one a row (stride 1). A class outside 0 .. C-1
-//           that is not ignored gives NaN.
+// Limits    grad_loss has one element (stride 0) or one a row (stride 1); a null divisor is 1. A
+//           class outside 0 .. C-1 that is not ignored gives NaN.
 // Source    the definition.
 extern "C" __global__ void __launch_bounds__(BLOCK, 4) softmax_cross_entropy_backward_classes(
     const Storage* __restrict__ grad_loss, int grad_stride, const Storage* __restrict__ logits,
@@ -238,8 +244,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4) softmax_cross_entropy_bac
   }
   const ClassRow row = {weight, t, epsilon, epsilon / size.c};
   double total = not_a_number();
-  if (0 <= t && t < size.c) total = epsilon == 0 ? wide(weight[t]) : sum_of_a(row, size.c, scratch);
-  const double scale = wide(grad_loss[m * grad_stride]) / *divisor;
+  if (0 <= t && t < size.c)
+    total = epsilon == 0 ? weight_of(weight, t) : sum_of_a(row, size.c, scratch);
+  const double scale = wide(grad_loss[m * grad_stride]) / (divisor ? *divisor : 1);
   write_gradient(row, total, scale, lse[m], logits + m * size.c, grad, size.c);
 }
 
@@ -247,11 +254,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4) softmax_cross_entropy_bac
 // a[m,c] = weight[c] * ((1 - epsilon) * target[m,c] + epsilon / C)
 //
 // Mapping   LANES threads a row.
-// Traffic   reads = 5 * STORAGE_BYTES * m * c + 3 * LANES * m
+// Traffic   reads = 3 * STORAGE_BYTES * m * c + 3 * LANES * m
 //           writes = STORAGE_BYTES * m * c
-//           target and weight twice: from memory 2 * STORAGE_BYTES * m * c.
+//           for the mean without weight; target twice: from memory 2 * STORAGE_BYTES * m * c.
 // Roofline  30 operations in float64 for each logit: arithmetic where float64 is slow.
-// Limits    grad_loss has one element (stride 0) or one a row (stride 1).
+// Limits    grad_loss has one element (stride 0) or one a row (stride 1); a null divisor is 1.
 // Source    the definition.
 extern "C" __global__ void __launch_bounds__(BLOCK, 4) softmax_cross_entropy_backward_probabilities(
     const Storage* __restrict__ grad_loss, int grad_stride, const Storage* __restrict__ logits,
@@ -263,7 +270,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4) softmax_cross_entropy_bac
   if (m >= size.m) return;  // a whole warp, or the whole block
   const ProbabilityRow row = {weight, target + m * size.c, epsilon, epsilon / size.c};
   const double total = sum_of_a(row, size.c, scratch);
-  const double scale = wide(grad_loss[m * grad_stride]) / *divisor;
+  const double scale = wide(grad_loss[m * grad_stride]) / (divisor ? *divisor : 1);
   Storage* grad = grad_logits + m * size.c;
   write_gradient(row, total, scale, lse[m], logits + m * size.c, grad, size.c);
 }
