@@ -36,7 +36,7 @@ def pytest_report_header(config):
 
 def pytest_generate_tests(metafunc):
     """Give the fixture ``backend`` its names: ``cuda`` with a GPU, or where one is required."""
-    own = [m.args[0] for m in metafunc.definition.iter_markers("parametrize")]
+    own = str([m.args[0] for m in metafunc.definition.iter_markers("parametrize")])
     if "backend" in metafunc.fixturenames and "backend" not in own:
         on_gpu = metafunc.config.getoption("--require-cuda") or not why_not("cuda")
         metafunc.parametrize("backend", BACKENDS + ["cuda"] * on_gpu, indirect=True)
