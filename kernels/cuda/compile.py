@@ -23,7 +23,7 @@ from .signature import Source, read
 ARCHS = ("sm_75", "sm_80", "sm_90a", "sm_100a")  # every kernel compiles for these
 
 _OPTIONS = ("--std=c++17", "--ptxas-options=-v")
-_FORMAT = 1  # of the files in the cache
+_FORMAT = 2  # of the files in the cache
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -72,7 +72,8 @@ def cubin(path: Path, defines: Mapping[str, str], arch: str) -> Cubin:
     Raises:
         CompileError: The source does not compile for this arch.
         SourceError: It, or a file that it includes, cannot be read.
-        RuntimeError: NVRTC is not installed; the message says what to install.
+        RuntimeError: NVRTC is not installed, or the cache cannot be written; the message says
+            what to do.
     """
     nvrtc = _nvrtc()
     source = read(path)
@@ -128,7 +129,9 @@ def _compile(nvrtc: Any, source: Source, defines: Mapping[str, str], arch: str) 
     program = nvrtc.createProgram(text, str(source.path), (), ())
     try:
         nvrtc.compileProgram(program, options)
-        return Cubin(nvrtc.getCUBIN(program), _resources(nvrtc.getProgramLog(program)))
+        # CuPy takes the last byte for a C string's end and drops it: it is a 0 of the ELF file.
+        code = nvrtc.getCUBIN(program) + b"\0"
+        return Cubin(code, _resources(nvrtc.getProgramLog(program)))
     except nvrtc.NVRTCError as error:
         constants = " ".join(f"-D{name}={value}" for name, value in defines.items())
         raise CompileError(
@@ -176,17 +179,26 @@ def _key(source: Source, defines: Mapping[str, str], arch: str, version: tuple[i
 
 
 def _save(file: Path, compiled: Cubin) -> None:
-    """Write an entry under a name of its own, then rename it: no reader sees half of one."""
+    """Write an entry under a name of its own, then rename it: no reader sees half of one.
+
+    Raises:
+        RuntimeError: The cache cannot be written.
+    """
     resources = {entry: asdict(r) for entry, r in compiled.resources.items()}
     data = json.dumps(resources).encode() + b"\n" + compiled.code
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
     try:
-        with os.fdopen(handle, "wb") as stream:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as stream:
             stream.write(hashlib.sha256(data).digest() + data)
-        os.replace(temporary, file)
+    except OSError as error:
+        raise RuntimeError(
+            f"compiled kernels cannot be kept in {file.parent}: {error.strerror}; set "
+            "CONVOLT_CACHE_DIR to a folder that can be written"
+        ) from error
+    try:
+        os.replace(stream.name, file)
     except BaseException:
-        os.unlink(temporary)
+        os.unlink(stream.name)
         raise
 
 
