@@ -324,6 +324,13 @@ PTX void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(GROUPS) : "memory");
 }
 
+// After wgmma_wait: keeps the compiler from moving uses of `d` before it. No instruction.
+template <int REGISTERS>
+PTX void wgmma_results(float (&d)[REGISTERS]) {
+#pragma unroll
+  for (int i = 0; i < REGISTERS; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
 // Starts d = a b, or d += a b: a 64 x 16, b 16 x N, both bfloat16 behind descriptors, MN-major where
 // the template says so. With w = warp % 4, g = lane / 4, t = lane % 4, d[4 j + 2 h + e] is element
 // (16 w + g + 8 h, 8 j + 2 t + e); N = 2 x the size of d. wgmma.mma_async.m64nNk16 .bf16

@@ -19,6 +19,14 @@ T* align_shared(T* p) {
 
 namespace emulator {
 
+// An argument that knows where the call is, for functions with any number of them.
+template <typename T>
+struct At {
+  T value;
+  Place place;
+  At(T value, Place place = Place::here()) : value(value), place(place) {}
+};
+
 inline void require(bool condition, Place place, const char* complaint) {
   if (!condition) fail("%s:%d: %s", place.file, place.line, complaint);
 }
@@ -400,17 +408,15 @@ inline void store_box(const TensorMap* map, const void* shared, int rank, const 
 
 }  // namespace emulator
 
-__forceinline__ void tma_load(void* shared, const TensorMap* map, Mbarrier* barrier, int c0, int c1,
-                              EMULATOR_PLACE) {
-  emulator::load_box(shared, map, barrier, 2, {c0, c1}, place);
+template <typename... Coordinates>
+__forceinline__ void tma_load(void* shared, emulator::At<const TensorMap*> map, Mbarrier* barrier,
+                              Coordinates... corner) {
+  emulator::load_box(shared, map.value, barrier, sizeof...(corner), {corner...}, map.place);
 }
-__forceinline__ void tma_load(void* shared, const TensorMap* map, Mbarrier* barrier, int c0, int c1,
-                              int c2, EMULATOR_PLACE) {
-  emulator::load_box(shared, map, barrier, 3, {c0, c1, c2}, place);
-}
-__forceinline__ void tma_load(void* shared, const TensorMap* map, Mbarrier* barrier, int c0, int c1,
-                              int c2, int c3, EMULATOR_PLACE) {
-  emulator::load_box(shared, map, barrier, 4, {c0, c1, c2, c3}, place);
+template <typename... Coordinates>
+inline void tma_store(emulator::At<const TensorMap*> map, const void* shared,
+                      Coordinates... corner) {
+  emulator::store_box(map.value, shared, sizeof...(corner), {corner...}, map.place);
 }
 __forceinline__ void tma_load_im2col(void* shared, const TensorMap* map, Mbarrier* barrier, int c,
                                      int w, int h, int n, int tap_w, int tap_h, EMULATOR_PLACE) {
@@ -424,17 +430,6 @@ __forceinline__ void tma_load_im2col(void* shared, const TensorMap* map, Mbarrie
     bytes_have_come(barrier, box_bytes(box.map));
   }));
   preempt();
-}
-inline void tma_store(const TensorMap* map, const void* shared, int c0, int c1, EMULATOR_PLACE) {
-  emulator::store_box(map, shared, 2, {c0, c1}, place);
-}
-inline void tma_store(const TensorMap* map, const void* shared, int c0, int c1, int c2,
-                      EMULATOR_PLACE) {
-  emulator::store_box(map, shared, 3, {c0, c1, c2}, place);
-}
-inline void tma_store(const TensorMap* map, const void* shared, int c0, int c1, int c2, int c3,
-                      EMULATOR_PLACE) {
-  emulator::store_box(map, shared, 4, {c0, c1, c2, c3}, place);
 }
 inline void tma_store_commit() {
   emulator::commit_group(emulator::Queue::bulk_store);
@@ -528,6 +523,8 @@ inline void wgmma_wait(EMULATOR_PLACE) {
       },
       place);
 }
+template <int REGISTERS>
+inline void wgmma_results(float (&)[REGISTERS]) {}
 template <bool A_MN_MAJOR, bool B_MN_MAJOR, int REGISTERS>
 inline void wgmma_bf16(float (&d)[REGISTERS], unsigned long long a, unsigned long long b,
                        bool accumulate = true, EMULATOR_PLACE) {

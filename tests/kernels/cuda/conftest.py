@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from convolt.kernels import emulator
+from convolt.kernels.backend import why_not
 
 
 class Emulator:
@@ -21,7 +22,9 @@ class Emulator:
 class Gpu:
     """CuPy arrays on the GPU."""
 
-    def __init__(self, cupy):
+    def __init__(self):
+        import cupy
+
         self._cupy = cupy
         self.arch = int(cupy.cuda.Device().compute_capability)
 
@@ -32,24 +35,24 @@ class Gpu:
         return self._cupy.asnumpy(x)
 
 
-def _gpu(config):
-    try:
-        import cupy
-
-        cupy.cuda.runtime.getDeviceCount()
-    except Exception as error:
-        if config.getoption("--require-cuda", default=False):
-            pytest.fail(f"--require-cuda: no GPU can be used: {error}")
-        pytest.skip(f"no GPU: {error}")
-    return Gpu(cupy)
+def pytest_generate_tests(metafunc):
+    """Give the fixture ``device`` its names: ``cuda`` with a GPU, or where one is required."""
+    if "device" in metafunc.fixturenames:
+        on_gpu = metafunc.config.getoption("--require-cuda") or not why_not("cuda")
+        names = ["emulator", "emulator-check"] + ["cuda"] * on_gpu
+        metafunc.parametrize("device", names, indirect=True)
 
 
-@pytest.fixture(params=["emulator", "emulator-check", "cuda"])
+@pytest.fixture
 def device(request):
     """Run a test of a kernel on the emulator, in both modes, and on the GPU where there is one."""
-    if request.param == "cuda":
-        yield _gpu(request.config)
-        return
-    mode = "check" if request.param.endswith("check") else "fast"
-    with emulator.options(mode=mode):
-        yield Emulator()
+    name, _, mode = request.param.partition("-")
+    if reason := why_not(name):
+        if name == "cuda":
+            pytest.fail(f"--require-cuda, but {reason}")
+        pytest.skip(reason)
+    if name == "cuda":
+        yield Gpu()
+    else:
+        with emulator.options(mode=mode or "fast"):
+            yield Emulator()

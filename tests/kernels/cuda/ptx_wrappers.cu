@@ -253,19 +253,20 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
   wgmma_bf16<MN_MAJOR_A, MN_MAJOR_B>(result, from_a + step_a, from_b + step_b);
   wgmma_commit();
   wgmma_wait<0>();
+  wgmma_results(result);
 #pragma unroll
   for (int i = 0; i < TILE_N / 2; ++i) d[threadIdx.x * (TILE_N / 2) + i] = result[i];
 }
 #endif
 
 #if SM == 10000 || defined(__CUDA_ARCH_FEAT_SM90_ALL) || defined(__CUDA_ARCH_FEAT_SM100_ALL)
-// Two warpgroups; with a number of blocks per SM in the bounds, the compiler knows what they start with.
-extern "C" __global__ void __launch_bounds__(256, 1)
+// Three warpgroups; with a number of blocks per SM in the bounds, the compiler knows what they start with.
+extern "C" __global__ void __launch_bounds__(384, 1)
     registers_moved(const float* __restrict__ x, float* __restrict__ y) {
   if (threadIdx.x < 128)
     registers_shrink<40>();
   else
-    registers_grow<160>();
+    registers_grow<232>();
   y[threadIdx.x] = x[threadIdx.x];
 }
 #endif

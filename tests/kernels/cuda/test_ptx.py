@@ -268,8 +268,8 @@ def test_wgmma(device, rng, n, a_mn_major, b_mn_major):
 
 def test_registers(device, rng):
     need(device, 90, 90, 100)
-    x, y = rng.random(256, np.float32), device.array(np.full(256, np.nan, np.float32))
-    kernel("registers_moved", 256).launch(1, device.array(x), y)
+    x, y = rng.random(384, np.float32), device.array(np.full(384, np.nan, np.float32))
+    kernel("registers_moved", 384).launch(1, device.array(x), y)
     assert np.array_equal(device.numpy(y), x)
 
 

@@ -282,7 +282,7 @@ def program(source, plant):
 
 
 def outcome(plant):
-    """What came of running the plant, in one configuration: an error's text, or "" when all is well."""
+    """What came of running the plant once: an error's text, or "" when all is well."""
     try:
         counters = plant.run(program(plant.source, plant.number))
     except WrongResultError as error:

@@ -58,6 +58,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #if PLANT == 2
   wgmma_wait<0>();
 #endif
+  wgmma_results(sum);
   const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
 #pragma unroll
   for (int i = 0; i < 32; ++i) y[(row + i / 2 % 2 * 8) * 64 + i / 4 * 8 + column + i % 2] = sum[i];
