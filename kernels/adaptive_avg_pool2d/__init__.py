@@ -49,7 +49,7 @@ def forward(x: Array, output_size: int | tuple[int, int]) -> Array:
     """Average P x Q windows that share the image out evenly.
 
     Args:
-        x: Activations, (N, H, W, C), float32 or float64.
+        x: Activations, (N, H, W, C), float32 or float64; bfloat16 on cuda and emulator.
         output_size: P and Q, an int or (vertical, horizontal), >= 0.
 
     Returns:
@@ -77,7 +77,7 @@ def backward(grad_y: Array, x_shape: Shape) -> Array:
     """Gradient with respect to x: the transpose of ``forward`` as a linear map.
 
     Args:
-        grad_y: (N, P, Q, C), float32 or float64.
+        grad_y: (N, P, Q, C), float32 or float64; bfloat16 on cuda and emulator.
         x_shape: (N, H, W, C) of the forward pooling.
 
     Returns:

@@ -75,7 +75,7 @@ def forward(
     """Average each window.
 
     Args:
-        x: Activations, (N, H, W, C), float32 or float64.
+        x: Activations, (N, H, W, C), float32 or float64; bfloat16 on cuda and emulator.
         size: ``PoolSize.of`` this shape, with dilation 1.
         count_include_pad: Whether the divisor counts cells on the padding.
         divisor_override: The divisor of all windows, if not None; not 0.
@@ -105,7 +105,7 @@ def backward(
     """Gradient with respect to x: the transpose of ``forward`` as a linear map.
 
     Args:
-        grad_y: (N, P, Q, C), float32 or float64.
+        grad_y: (N, P, Q, C), float32 or float64; bfloat16 on cuda and emulator.
         size: Of the forward pooling.
         count_include_pad: Of the forward pooling.
         divisor_override: Of the forward pooling.

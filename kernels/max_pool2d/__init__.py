@@ -30,7 +30,7 @@ def forward(x: Array, size: PoolSize) -> tuple[Array, Array]:
     """Take the maximum of each window, and note where it is.
 
     Args:
-        x: Activations, (N, H, W, C), float32 or float64.
+        x: Activations, (N, H, W, C), float32 or float64; bfloat16 on cuda and emulator.
         size: ``PoolSize.of`` this shape.
 
     Returns:
@@ -52,7 +52,7 @@ def backward(grad_y: Array, argmax: Array, size: PoolSize) -> Array:
     """Gradient with respect to x: each grad_y goes to the winner of its window.
 
     Args:
-        grad_y: (N, P, Q, C), float32 or float64.
+        grad_y: (N, P, Q, C), float32 or float64; bfloat16 on cuda and emulator.
         argmax: (N, P, Q, C), from ``forward``, on the backend of ``grad_y``.
         size: Of the forward pooling.
 
