@@ -11,9 +11,11 @@ from flat_buffers import (
     in_gap,
     table,
 )
+from launches import record_launches
 from tolerance import assert_within
 
 from convolt.kernels import adam
+from convolt.kernels.adam import on_cuda
 from convolt.kernels.backend import use_backend
 from convolt.kernels.segments import ACTIVE, CHUNK, CHUNK_BYTES, STEP
 
@@ -205,3 +207,25 @@ def test_bad_input_is_an_error_and_nothing_is_changed(backend, error, message, c
     adam.step(**good)
     assert np.all(good["param"][64:] < 1)
     assert np.all(good["grad"] == 1)
+
+
+@pytest.mark.parametrize(
+    ("length", "dtype", "rows", "grids"),
+    [
+        *(
+            (0, "f4", 0, (0, 0)),
+            (4096, "f4", 256, (1, 1)),
+            (4097, "f4", 257, (2, 2)),
+        ),
+        *((2**31 - 1, "f8", 9, (2**20, 1)),),
+    ],
+)
+def test_a_block_steps_a_chunk_of_each_buffer(monkeypatch, length, dtype, rows, grids):
+    launches = record_launches(monkeypatch)
+    param = np.broadcast_to(np.zeros((), dtype), (length,))
+    segments = np.zeros((rows, 5), np.int64)
+    on_cuda.step(param, param, param, param, None, segments, np.array([ADAM]))
+    assert [launch[:2] for launch in launches] == [
+        ("adam_step_flat", grids[0]),
+        ("adam_count_steps", grids[1]),
+    ]

@@ -4,10 +4,12 @@ import ml_dtypes
 import numba
 import numpy as np
 import pytest
+from launches import record_launches
 
 from convolt.data.transforms import Compose, Normalize, RandomCrop, RandomFlip
 from convolt.kernels import crop_flip_normalize
 from convolt.kernels.backend import use_backend
+from convolt.kernels.crop_flip_normalize import on_cuda
 
 LAYOUTS = {
     "channels last": lambda x: x,
@@ -163,3 +165,14 @@ def test_bad_input_is_an_error_and_the_next_call_is_right(backend, error, messag
     with pytest.raises(error, match=f"crop_flip_normalize: .*{message}"):
         crop_flip_normalize.forward(**good | change)
     assert np.all(crop_flip_normalize.forward(**good) == 16)
+
+
+@pytest.mark.parametrize(
+    ("shape", "grid"),
+    [((0, 4, 4, 3), 0), ((1, 1, 4, 3), 1), ((3, 8, 4, 1), 3), ((3, 9, 4, 1), 4), ((2, 9, 4, 0), 0)],
+)
+def test_a_warp_makes_a_row(monkeypatch, shape, grid):
+    launches = record_launches(monkeypatch)
+    y = np.empty(shape, np.float32)
+    on_cuda.forward(np.empty(shape, np.uint8), None, None, None, y)
+    assert launches == [("crop_flip_normalize_forward_rows", grid, {"STORAGE": y.dtype})]

@@ -4,9 +4,11 @@ import ml_dtypes
 import numba
 import numpy as np
 import pytest
+from launches import record_launches
 
 from convolt.kernels import dropout, random
 from convolt.kernels.backend import use_backend
+from convolt.kernels.dropout import on_cuda
 
 TICKET = np.array([20, 31], np.uint64)
 
@@ -176,3 +178,37 @@ def test_bad_input_is_an_error(backend, error, message, arguments):
         with pytest.raises(error, match=message):
             verb(*arguments)
         assert np.array_equal(verb(np.ones(5), 0, TICKET), np.ones(5))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "grid"),
+    [
+        *(
+            ((0,), "f4", 0),
+            ((1,), "f4", 1),
+            ((1024,), "f4", 1),
+            ((1025,), "f4", 2),
+            ((513,), "f8", 2),
+        ),
+        *(
+            ((1025,), "bfloat16", 2),
+            ((2**27,), "f4", 2**17),
+        ),
+    ],
+)
+def test_a_thread_takes_16_bytes_or_four_elements(monkeypatch, shape, dtype, grid):
+    launches = record_launches(monkeypatch)
+    y = np.empty(shape, dtype)
+    on_cuda.forward(y, 0.5, TICKET, y)
+    assert launches == [("dropout_apply_contiguous", grid, {"STORAGE": y.dtype})]
+
+
+@pytest.mark.parametrize(
+    ("shape", "grid"), [((2, 64, 8, 2), 2), ((2, 64, 17, 1), 3), ((0, 3, 2, 2), 0)]
+)
+def test_a_thread_takes_four_pixels_of_a_channel(monkeypatch, shape, grid):
+    launches = record_launches(monkeypatch)
+    y = channels_last(np.empty(shape, np.float32))
+    on_cuda.forward(y, 0.5, TICKET, y)
+    entry = "contiguous" if y.flags.c_contiguous else "channels_last"  # what is empty is both
+    assert launches == [(f"dropout_apply_{entry}", grid, {"STORAGE": y.dtype})]

@@ -3,10 +3,12 @@ import math
 import numba
 import numpy as np
 import pytest
+from launches import record_launches
 from tolerance import UNIT
 
 from convolt.kernels import random
 from convolt.kernels.backend import implementation, use_backend
+from convolt.kernels.random import on_cuda
 
 # (counter, key, block), from the file kat_vectors of the authors' library Random123.
 KNOWN_ANSWERS = [
@@ -210,3 +212,29 @@ def test_bad_input_is_an_error(backend, error, message, call):
     with pytest.raises(error, match=message):
         call()
     assert random.uniform(ZEROS, (4,)).tolist() == scalar_uniforms(0, 0, 4, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("count", "dtype", "grid"),
+    [
+        *(
+            (0, "f4", 0),
+            (1, "f4", 1),
+            (1024, "f4", 1),
+            (1025, "f4", 2),
+            (2**31 - 1, "f4", 2**21),
+        ),
+        *(
+            (1, "f8", 1),
+            (512, "f8", 1),
+            (513, "f8", 2),
+            (2**31 - 1, "f8", 2**22),
+        ),
+    ],
+)
+def test_a_thread_makes_the_numbers_of_one_counter(monkeypatch, count, dtype, grid):
+    launches = record_launches(monkeypatch)
+    out = np.broadcast_to(np.zeros((), dtype), (count,))
+    on_cuda.uniform(ZEROS, out)
+    on_cuda.normal(ZEROS, out)
+    assert [launch[1] for launch in launches] == [grid, grid]

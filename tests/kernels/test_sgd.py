@@ -9,11 +9,13 @@ from flat_buffers import (
     in_gap,
     table,
 )
+from launches import record_launches
 from tolerance import assert_within
 
 from convolt.kernels import sgd
 from convolt.kernels.backend import use_backend
 from convolt.kernels.segments import CHUNK, CHUNK_BYTES, STEP
+from convolt.kernels.sgd import on_cuda
 
 PLAIN = [0.1, 0, 0, 0, 0, 0]
 DECAYED = [0.1, 0, 0, 0.04, 0, 1]
@@ -224,3 +226,28 @@ def test_bad_input_is_an_error_and_nothing_is_changed(backend, error, message, c
     assert np.all(segments[:, STEP] == 0)
     sgd.step(**good)
     assert good["param"][64] == np.float32(1) - np.float32(0.1)
+
+
+@pytest.mark.parametrize(
+    ("length", "dtype", "rows", "grids"),
+    [
+        *(
+            (0, "f4", 0, (0, 0)),
+            (1, "f4", 1, (1, 1)),
+            (4096, "f4", 256, (1, 1)),
+        ),
+        *(
+            (4097, "f4", 257, (2, 2)),
+            (2049, "f8", 9, (2, 1)),
+            (2**31 - 1, "f8", 9, (2**20, 1)),
+        ),
+    ],
+)
+def test_a_block_steps_a_chunk_of_each_buffer(monkeypatch, length, dtype, rows, grids):
+    launches = record_launches(monkeypatch)
+    param = np.broadcast_to(np.zeros((), dtype), (length,))
+    on_cuda.step(param, param, None, np.zeros((rows, 5), np.int64), np.array([PLAIN]))
+    assert [launch[:2] for launch in launches] == [
+        ("sgd_step_flat", grids[0]),
+        ("sgd_count_steps", grids[1]),
+    ]

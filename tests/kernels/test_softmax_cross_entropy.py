@@ -7,6 +7,7 @@ import ml_dtypes
 import numba
 import numpy as np
 import pytest
+from launches import record_launches
 from tolerance import assert_within
 
 from convolt.kernels import softmax_cross_entropy as cross_entropy
@@ -358,3 +359,35 @@ def test_backward_checks_the_gradient_it_is_given(backend):
         cross_entropy.backward(np.ones(()), **arguments, saved=saved)
     grad = cross_entropy.backward(np.ones((), np.float32), **arguments, saved=saved)
     np.testing.assert_allclose(grad.sum(axis=1), 0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("shape", "lanes", "forward_grid", "backward_grid"),
+    [
+        *(
+            ((0, 3), 32, 0, 0),
+            ((1, 1), 32, 1, 1),
+            ((9, 255), 32, 2, 2),
+            ((9, 256), 256, 9, 9),
+        ),
+        *(
+            ((2**20, 100), 32, 1024, 2**17),
+            ((2**13, 2**10), 256, 1024, 2**13),
+        ),
+    ],
+)
+def test_a_warp_takes_a_short_row_and_a_block_a_long_one(
+    monkeypatch, shape, lanes, forward_grid, backward_grid
+):
+    launches = record_launches(monkeypatch)
+    logits = np.empty(shape, np.float32)
+    lse, one = np.empty(shape[0]), np.ones((), np.float32)
+    target = lse.view(np.int64)
+    on_cuda.forward(logits, target, None, 0, 0.0, "mean", one, lse, one)
+    on_cuda.backward(one, logits, target, None, lse, one, 0, 0.0, logits)
+    constants = {"LANES": lanes, "STORAGE": logits.dtype}
+    assert launches == [
+        ("softmax_cross_entropy_forward_classes", forward_grid, constants),
+        ("softmax_cross_entropy_forward_reduce", 1, {"STORAGE": logits.dtype}),
+        ("softmax_cross_entropy_backward_classes", backward_grid, constants),
+    ]
