@@ -212,12 +212,10 @@ def test_bad_input_is_an_error_and_nothing_is_changed(backend, error, message, c
 @pytest.mark.parametrize(
     ("length", "dtype", "rows", "grids"),
     [
-        *(
-            (0, "f4", 0, (0, 0)),
-            (4096, "f4", 256, (1, 1)),
-            (4097, "f4", 257, (2, 2)),
-        ),
-        *((2**31 - 1, "f8", 9, (2**20, 1)),),
+        (0, "f4", 0, (0, 0)),
+        (4096, "f4", 256, (1, 1)),
+        (4097, "f4", 257, (2, 2)),
+        (2**31 - 1, "f8", 9, (2**20, 1)),
     ],
 )
 def test_a_block_steps_a_chunk_of_each_buffer(monkeypatch, length, dtype, rows, grids):

@@ -183,17 +183,13 @@ def test_bad_input_is_an_error(backend, error, message, arguments):
 @pytest.mark.parametrize(
     ("shape", "dtype", "grid"),
     [
-        *(
-            ((0,), "f4", 0),
-            ((1,), "f4", 1),
-            ((1024,), "f4", 1),
-            ((1025,), "f4", 2),
-            ((513,), "f8", 2),
-        ),
-        *(
-            ((1025,), "bfloat16", 2),
-            ((2**27,), "f4", 2**17),
-        ),
+        ((0,), "f4", 0),
+        ((1,), "f4", 1),
+        ((1024,), "f4", 1),
+        ((1025,), "f4", 2),
+        ((513,), "f8", 2),
+        ((1025,), "bfloat16", 2),
+        ((2**27,), "f4", 2**17),
     ],
 )
 def test_a_thread_takes_16_bytes_or_four_elements(monkeypatch, shape, dtype, grid):

@@ -217,19 +217,15 @@ def test_bad_input_is_an_error(backend, error, message, call):
 @pytest.mark.parametrize(
     ("count", "dtype", "grid"),
     [
-        *(
-            (0, "f4", 0),
-            (1, "f4", 1),
-            (1024, "f4", 1),
-            (1025, "f4", 2),
-            (2**31 - 1, "f4", 2**21),
-        ),
-        *(
-            (1, "f8", 1),
-            (512, "f8", 1),
-            (513, "f8", 2),
-            (2**31 - 1, "f8", 2**22),
-        ),
+        (0, "f4", 0),
+        (1, "f4", 1),
+        (1024, "f4", 1),
+        (1025, "f4", 2),
+        (2**31 - 1, "f4", 2**21),
+        (1, "f8", 1),
+        (512, "f8", 1),
+        (513, "f8", 2),
+        (2**31 - 1, "f8", 2**22),
     ],
 )
 def test_a_thread_makes_the_numbers_of_one_counter(monkeypatch, count, dtype, grid):

@@ -364,16 +364,12 @@ def test_backward_checks_the_gradient_it_is_given(backend):
 @pytest.mark.parametrize(
     ("shape", "lanes", "forward_grid", "backward_grid"),
     [
-        *(
-            ((0, 3), 32, 0, 0),
-            ((1, 1), 32, 1, 1),
-            ((9, 255), 32, 2, 2),
-            ((9, 256), 256, 9, 9),
-        ),
-        *(
-            ((2**20, 100), 32, 1024, 2**17),
-            ((2**13, 2**10), 256, 1024, 2**13),
-        ),
+        ((0, 3), 32, 0, 0),
+        ((1, 1), 32, 1, 1),
+        ((9, 255), 32, 2, 2),
+        ((9, 256), 256, 9, 9),
+        ((2**20, 100), 32, 1024, 2**17),
+        ((2**13, 2**10), 256, 1024, 2**13),
     ],
 )
 def test_a_warp_takes_a_short_row_and_a_block_a_long_one(
