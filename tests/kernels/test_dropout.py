@@ -199,12 +199,9 @@ def test_a_thread_takes_16_bytes_or_four_elements(monkeypatch, shape, dtype, gri
     assert launches == [("dropout_apply_contiguous", grid, {"STORAGE": y.dtype})]
 
 
-@pytest.mark.parametrize(
-    ("shape", "grid"), [((2, 64, 8, 2), 2), ((2, 64, 17, 1), 3), ((0, 3, 2, 2), 0)]
-)
+@pytest.mark.parametrize(("shape", "grid"), [((2, 64, 8, 2), 2), ((2, 64, 17, 1), 3)])
 def test_a_thread_takes_four_pixels_of_a_channel(monkeypatch, shape, grid):
     launches = record_launches(monkeypatch)
     y = channels_last(np.empty(shape, np.float32))
     on_cuda.forward(y, 0.5, TICKET, y)
-    entry = "contiguous" if y.flags.c_contiguous else "channels_last"  # what is empty is both
-    assert launches == [(f"dropout_apply_{entry}", grid, {"STORAGE": y.dtype})]
+    assert launches == [("dropout_apply_channels_last", grid, {"STORAGE": y.dtype})]
