@@ -38,7 +38,8 @@ def step(
     A segment that is not active stays as it is: not decayed, its step not counted.
 
     Args:
-        param: Flat parameters, (L,), float32 or float64, C-contiguous.
+        param: Flat parameters, (L,), float32 or float64, C-contiguous. Also bfloat16 on the
+            backends cuda and emulator: computed in float32, then rounded, moments too.
         grad: (L,), dtype and backend of ``param``.
         exp_avg: m, (L,), dtype and backend of ``param``.
         exp_avg_sq: v, (L,), dtype and backend of ``param``.

@@ -20,7 +20,7 @@ def forward(x: Array, p: float, ticket: Array) -> Array:
     """Zero each element with probability ``p`` and divide the others by 1 - ``p``.
 
     Args:
-        x: Any shape and strides, float32 or float64.
+        x: Any shape and strides, float32 or float64; bfloat16 on the backends cuda and emulator.
         p: Probability of zeroing, in [0, 1].
         ticket: uint64 (2,), from ``random.ticket(state, x.size)``.
 
@@ -43,7 +43,7 @@ def backward(grad_y: Array, p: float, ticket: Array) -> Array:
     """Gradient with respect to x: grad_y times the mask of ``forward`` with the same ticket.
 
     Args:
-        grad_y: Shape of x, any strides, float32 or float64.
+        grad_y: Shape and dtype of x, any strides.
         p: As in ``forward``.
         ticket: As in ``forward``.
 

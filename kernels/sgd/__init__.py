@@ -31,7 +31,8 @@ def step(
     it stands.
 
     Args:
-        param: Flat parameters, (L,), float32 or float64, C-contiguous.
+        param: Flat parameters, (L,), float32 or float64, C-contiguous. Also bfloat16 on the
+            backends cuda and emulator: computed in float32, then rounded.
         grad: (L,), dtype and backend of ``param``.
         momentum_buffer: (L,), dtype and backend of ``param``, or None when no group has momentum.
         segments: int64 (S, 5), columns of ``kernels.segments``.

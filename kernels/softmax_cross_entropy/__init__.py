@@ -45,7 +45,7 @@ def forward(
     """Cross entropy between the targets and the softmax of the logits.
 
     Args:
-        logits: (M, C), float32 or float64.
+        logits: (M, C), float32 or float64; bfloat16 on the backends cuda and emulator.
         target: Classes, (M,), int64, each in 0 .. C-1 or ``ignore_index``; or probabilities,
             (M, C), dtype of ``logits``. On the backend of ``logits``.
         weight: (C,), dtype and backend of ``logits``, or None for ones.
