@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterator
+from functools import lru_cache
 from importlib import import_module
 from itertools import product
 from pathlib import Path
@@ -334,9 +335,34 @@ def _array(kernel: str, parameter: Parameter, value: Any) -> Array | None:
 
 def _value(kernel: str, parameter: Parameter, value: Any) -> np.ndarray:
     try:
-        return np.array(_checked("", parameter.dtype, value), parameter.dtype)
+        pack = _packed_once if _is_constant(value) else _packed
+        return pack(parameter.dtype, value)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{kernel}: {parameter}{error}") from None
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether it is an instance of a frozen dataclass, and so are its fields constants."""
+    parameters = getattr(type(value), "__dataclass_params__", None)
+    if parameters is None or not parameters.frozen:
+        return False
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _packed(dtype: np.dtype, value: Any) -> np.ndarray:
+    return np.array(_checked("", dtype, value), dtype)
+
+
+@lru_cache(maxsize=4096)
+def _packed_once(dtype: np.dtype, value: Any) -> np.ndarray:
+    """As ``_packed``, of what never changes: the sizes of a network come again in every step."""
+    packed = _packed(dtype, value)
+    packed.flags.writeable = False
+    return packed
 
 
 def _checked(where: str, dtype: np.dtype, value: Any) -> Any:
