@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from ..kernels import layout
-from ..kernels.arrays import Array, check_floats
+from ..kernels.arrays import Array, check_floats, memory_order
 from ..kernels.segments import ALIGNMENT_BYTES
 from .tensor import Tensor
 
@@ -48,7 +48,7 @@ class FlatBuffer:
             self.starts.append(self.starts[-1] + -(-size // step) * step)
         self._length = self.starts.pop()
         self._shapes = [tuple(a.shape) for a in arrays]
-        self._orders = [_memory_order(a) for a in arrays]
+        self._orders = [memory_order(a) for a in arrays]
 
         self.data = _aligned_zeros(arrays[0], self._length, arrays[0].dtype)
         self.grad = self.like()
@@ -127,13 +127,6 @@ def _flat_buffer(parameters: list[Tensor]) -> FlatBuffer:
     if flat is None or not all(map(flat.holds, range(len(parameters)))):
         flat = _live[key] = FlatBuffer(parameters)
     return flat
-
-
-def _memory_order(array: Array) -> tuple[int, ...]:
-    """Return the axes as they lie in memory, outermost first; the public order if it has gaps."""
-    order = tuple(sorted(range(array.ndim), key=lambda axis: -array.strides[axis]))
-    dense = array.transpose(order).flags.c_contiguous
-    return order if dense else tuple(range(array.ndim))
 
 
 def _aligned_zeros(like: Array, length: int, dtype: Any) -> Array:

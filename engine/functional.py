@@ -21,7 +21,7 @@ from ..kernels import dropout as _dropout_kernel
 from ..kernels import layout, reduction
 from ..kernels import max_pool2d as _max_pool2d_kernel
 from ..kernels import softmax_cross_entropy as _cross_entropy_kernel
-from ..kernels.arrays import Array
+from ..kernels.arrays import Array, is_floating
 from ..kernels.conv2d import Conv2dSize
 from ..kernels.layout import channels_first, channels_last
 from ..kernels.pooling_window import PoolSize
@@ -418,7 +418,7 @@ def dropout(
 
 @differentiable(keeps=())
 def _dropout(x: Array, *, p: float, generator: Generator) -> Any:
-    ticket = generator.ticket(x.size)
+    ticket = generator.ticket(x.size, x)
     return _dropout_kernel.forward(x, p, ticket), (
         lambda g: _dropout_kernel.backward(g, p, ticket),
     )
@@ -462,7 +462,7 @@ def _cross_entropy(
 ) -> Any:
     rows = layout.contiguous(np.moveaxis(x, 1, -1)).reshape(-1, x.shape[1])
     public = (x.shape[0], *x.shape[2:], x.shape[1])
-    if target.dtype.kind == "f":
+    if is_floating(target.dtype):
         target = layout.contiguous(np.moveaxis(target, 1, -1)).reshape(-1, x.shape[1])
     else:
         target = layout.contiguous(layout.cast(target, np.int64)).reshape(-1)
@@ -522,7 +522,7 @@ def cross_entropy(
             )
     added = x.ndim == 1
     expected = () if added else (x.shape[0], *x.shape[2:])
-    probabilities = t.dtype.kind == "f"
+    probabilities = is_floating(t.dtype)
     if t.shape != (x.shape if probabilities else expected):
         raise ValueError(
             f"cross_entropy: for input {x.shape} a target of class indices has shape {expected} "

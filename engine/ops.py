@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..kernels import activation, elementwise, indexing, layout, linear, reduction
-from ..kernels.arrays import Array, Shape
+from ..kernels.arrays import Array, Shape, full, is_floating
+from ..kernels.transfer import to_memory_of
 from . import tensor as _tensor
 from .autograd import differentiable
 
@@ -82,7 +83,7 @@ def power(a: Operand, b: Operand) -> Any:
 
     def grad_a(g: Array) -> Array:
         if not hasattr(b, "dtype") and b == 0:
-            return np.zeros_like(a)
+            return full(a, 0, a.shape)
         less = elementwise.subtract(b, 1) if hasattr(b, "dtype") else b - 1
         slope = elementwise.multiply(b, elementwise.power(a, less))
         if hasattr(b, "dtype"):
@@ -90,7 +91,7 @@ def power(a: Operand, b: Operand) -> Any:
         return _to_shape_of(elementwise.multiply(g, slope), a)
 
     def grad_b(g: Array) -> Array:
-        base = a if hasattr(a, "dtype") else np.full_like(b, a, shape=())
+        base = a if hasattr(a, "dtype") else full(b, a, ())
         slope = elementwise.multiply(y, elementwise.log(base))
         slope = elementwise.where(elementwise.equal(base, 0), 0.0, slope)
         return _to_shape_of(elementwise.multiply(g, slope), b)
@@ -259,7 +260,7 @@ def sum(x: Array, *, dim: Any = None, keepdim: bool = False) -> Any:
 
 def mean(x: Tensor, *, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Mean over ``dim``; of integers a TypeError, as PyTorch."""
-    if x.dtype.kind != "f":
+    if not is_floating(x.dtype):
         raise TypeError(f"mean: a floating dtype is needed, got {x.dtype}; convert with .float()")
     axes = reduction.axes_of("mean", x.data, dim)
     count = int(np.prod([x.shape[i] for i in axes], dtype=np.int64))
@@ -503,8 +504,14 @@ def clone(x: Array, *, order: Any = "K") -> Any:
 @differentiable(keeps=())
 def cast(x: Array, *, dtype: np.dtype) -> Any:
     """Convert to ``dtype``; integers carry no gradient."""
-    back = (lambda g: layout.cast(g, x.dtype)) if dtype.kind == "f" else None
+    back = (lambda g: layout.cast(g, x.dtype)) if is_floating(dtype) else None
     return layout.cast(x, dtype), (back,)
+
+
+@differentiable(keeps=())
+def move(x: Array, *, to: Callable[[Array], Array]) -> Any:
+    """Copy to where ``to`` puts it; the gradient comes back."""
+    return to(x), (lambda g: to_memory_of(x, g),)
 
 
 @differentiable(keeps=())

@@ -13,6 +13,7 @@ import numpy as np
 from ..kernels import elementwise, random
 from ..kernels.arrays import Array
 from ..kernels.backend import array_module
+from ..kernels.transfer import to_memory_of
 from .tensor import Tensor, _sequence
 
 
@@ -24,7 +25,7 @@ class Generator:
     """
 
     def __init__(self, seed: int = 0) -> None:
-        self._state: Array | None = None  # made when first used: it fixes the backend
+        self._state: Array | None = None
         self._start = (seed % 2**64, 0)
 
     def manual_seed(self, seed: int) -> "Generator":
@@ -43,10 +44,15 @@ class Generator:
         """Continue where ``get_state`` was called."""
         self._state, self._start = None, (int(state[0]) % 2**64, int(state[1]))
 
-    def ticket(self, count: int) -> Array:
-        """Return the (seed, counter) of ``count`` 32-bit numbers, and move past them."""
+    def ticket(self, count: int, like: Array | None = None) -> Array:
+        """Return the (seed, counter) of ``count`` 32-bit numbers, and move past them.
+
+        It lives where ``like`` does, or the current backend; so does the state from then on.
+        """
+        like = array_module().empty(0) if like is None else like
         if self._state is None:
-            self._state = array_module().asarray(np.array(self._start, np.uint64))
+            self._state = np.array(self._start, np.uint64)
+        self._state = to_memory_of(like, self._state)
         return random.ticket(self._state, count)
 
 

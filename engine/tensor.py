@@ -9,8 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..kernels import layout
-from ..kernels.arrays import Array, Shape
-from ..kernels.backend import array_module, backend_of
+from ..kernels.arrays import (
+    BFLOAT16,
+    Array,
+    Shape,
+    check_floats,
+    dtype_of,
+    full,
+    is_floating,
+)
+from ..kernels.backend import array_module, backend_of, check_usable, is_cupy
+from ..kernels.transfer import is_on_gpu, shared, to_gpu, to_host, to_memory_of
 from . import autograd, ops
 from .autograd import Node, Version
 
@@ -123,14 +132,12 @@ class Tensor:
     # To other worlds
 
     def numpy(self) -> np.ndarray:
-        """Return the values as a NumPy array, sharing memory on a CPU backend.
+        """Return the values as a NumPy array, sharing memory on a CPU backend; a copy of a GPU's.
 
         The array is read-only when a gradient is tracked: changing it would go unnoticed.
         """
-        if not isinstance(self.data, np.ndarray):
-            return self.data.get()
-        if not self.requires_grad:
-            return self.data
+        if not self.requires_grad or not isinstance(self.data, np.ndarray):
+            return to_host(self.data)
         view = self.data.view()
         view.flags.writeable = False
         return view
@@ -150,6 +157,38 @@ class Tensor:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.data.__dlpack_device__()
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Access to the memory on a GPU, for CuPy, PyTorch, Numba and others.
+
+        Raises:
+            AttributeError: The tensor is not on a GPU.
+            RuntimeError: It requires a gradient; export ``detach()``.
+        """
+        if isinstance(self.data, np.ndarray):
+            raise AttributeError("__cuda_array_interface__: this tensor is not on a GPU")
+        if self.requires_grad:
+            raise RuntimeError("a tensor that requires a gradient: export tensor.detach()")
+        return self.data.__cuda_array_interface__
+
+    def cpu(self) -> Tensor:
+        """Return a copy in the memory of the host, itself when it is there.
+
+        The gradient flows through. NumPy's arrays run on the host backend.
+        """
+        return self if isinstance(self.data, np.ndarray) else ops.move(self, to=to_host)
+
+    def cuda(self) -> Tensor:
+        """Return a copy on the GPU, itself when it is there; the gradient flows through.
+
+        Raises:
+            RuntimeError: Backend ``cuda`` cannot be used here; the message says why.
+        """
+        if not isinstance(self.data, np.ndarray):
+            return self
+        check_usable("cuda", "cuda()")
+        return ops.move(self, to=to_gpu)
 
     def item(self) -> Any:
         """Return the only element as a Python number.
@@ -195,7 +234,7 @@ class Tensor:
 
     @requires_grad.setter
     def requires_grad(self, requires_grad: bool) -> None:
-        if requires_grad and self.dtype.kind != "f":
+        if requires_grad and not is_floating(self.dtype):
             raise TypeError(f"only floating tensors can require a gradient, not {self.dtype}")
         if not requires_grad and self._node is not None:
             raise RuntimeError("a result requires a gradient if its inputs do; use detach()")
@@ -246,7 +285,7 @@ class Tensor:
                     f"backward: a tensor of shape {self.shape} needs the gradient argument; only "
                     "one element can do without"
                 )
-            grad = np.ones_like(self.data)
+            grad = full(self.data, 1, self.shape)
         else:
             grad = gradient.data if isinstance(gradient, Tensor) else _as_array(gradient)
             if tuple(grad.shape) != self.shape:
@@ -539,6 +578,8 @@ class Tensor:
                 "convolt.where, cat or stack, or assign value.detach()"
             )
         value = value.data if isinstance(value, Tensor) else value
+        if hasattr(value, "dtype") and value.ndim:
+            value = to_memory_of(self.data, value)
         self.data[_plain_index(index)] = value
         self._version.count += 1
 
@@ -551,8 +592,9 @@ class Tensor:
         return self if self.data.flags.c_contiguous else ops.clone(self, order="C")
 
     def to(self, dtype: Any) -> Tensor:
-        """Convert to ``dtype``; self when it is."""
-        return self if self.dtype == np.dtype(dtype) else ops.cast(self, dtype=np.dtype(dtype))
+        """Convert to ``dtype``, NumPy's or "bfloat16"; self when it is."""
+        dtype = dtype_of(dtype)
+        return self if self.dtype == dtype else ops.cast(self, dtype=dtype)
 
     astype = to
 
@@ -564,6 +606,10 @@ class Tensor:
         """Convert to float64."""
         return self.to(np.float64)
 
+    def bfloat16(self) -> Tensor:
+        """Convert to bfloat16, a type of the backends ``cuda`` and ``emulator``."""
+        return self.to(BFLOAT16)
+
     def long(self) -> Tensor:
         """Convert to int64."""
         return self.to(np.int64)
@@ -571,13 +617,16 @@ class Tensor:
     def copy_(self, other: Any) -> Tensor:
         """Copy values into this tensor's memory, converted and broadcast; a leaf's too.
 
+        They may come from the host to a GPU, or from there.
+
         Raises:
             RuntimeError: An op made this tensor and its gradient is tracked.
             ValueError: The shapes do not fit.
         """
         if self._node is not None:
             raise RuntimeError("copy_: this tensor was made by a recorded op; use detach() first")
-        layout.fill(self.data, other.data if isinstance(other, Tensor) else _as_array(other))
+        other = other.data if isinstance(other, Tensor) else _as_array(other)
+        layout.fill(self.data, to_memory_of(self.data, other))
         self._version.count += 1
         return self
 
@@ -599,28 +648,37 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     data = data.data if isinstance(data, Tensor) else data
     array = _as_array(data)
     if dtype is not None:
-        array = array.astype(dtype)
-    return Tensor(array_module().array(array), requires_grad)
+        dtype = dtype_of(dtype)
+        array = layout.cast(array, dtype) if is_cupy(array) else array.astype(dtype)
+    if array_module() is np:
+        return Tensor(np.array(to_host(array)), requires_grad)
+    return Tensor(to_gpu(array) if isinstance(array, np.ndarray) else array.copy(), requires_grad)
 
 
 def from_dlpack(source: Any) -> Tensor:
     """Return a Tensor that shares the memory of another library's array (DLPack)."""
-    kind = source.__dlpack_device__()[0]
-    return Tensor((np if kind == 1 else array_module()).from_dlpack(source))
+    return Tensor(shared(source) if is_on_gpu(source) else np.from_dlpack(source))
 
 
 def _as_array(data: Any) -> Array:
-    if hasattr(data, "__dlpack__") and hasattr(data, "strides") and hasattr(data, "dtype"):
-        if getattr(data.dtype, "kind", "?") not in "biuf":
-            raise TypeError(f"a Tensor holds numbers, not {data.dtype}")
+    if isinstance(data, np.ndarray) or is_cupy(data):
+        if data.dtype.kind not in "biuf":
+            _check_bfloat16(data)
         return data
+    if is_on_gpu(data):
+        return _as_array(shared(data))
     array = np.asarray(data)
     if array.dtype.kind not in "biuf":
-        raise TypeError(f"a Tensor holds numbers, not {type(data).__name__}: {data!r}")
+        _check_bfloat16(array, f"{type(data).__name__}: {data!r}")
     if not hasattr(data, "dtype"):  # Python numbers
         array = array.astype({"f": np.float32, "i": np.int64}.get(array.dtype.kind, array.dtype))
-    module = array_module()
-    return array if module is np else module.asarray(array)
+    return array if array_module() is np else to_gpu(array)
+
+
+def _check_bfloat16(array: Array, named: Any = None) -> None:
+    if array.dtype.name != BFLOAT16:
+        raise TypeError(f"a Tensor holds numbers, not {named or array.dtype}")
+    check_floats("Tensor", data=array)
 
 
 def _sequence(given: Sequence[Any]) -> tuple[int, ...]:

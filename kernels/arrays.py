@@ -25,6 +25,38 @@ def is_float(array: Array) -> bool:
     )
 
 
+def is_floating(dtype: np.dtype) -> bool:
+    """Return whether ``dtype`` is one of floating-point numbers, bfloat16 among them."""
+    return dtype.kind == "f" or dtype.name == BFLOAT16  # whose kind is "V"
+
+
+def dtype_of(dtype: Any) -> np.dtype:
+    """Return NumPy's dtype for whatever names one, also for ``"bfloat16"``."""
+    if isinstance(dtype, str) and dtype == BFLOAT16:
+        from ml_dtypes import bfloat16
+
+        return np.dtype(bfloat16)
+    return np.dtype(dtype)
+
+
+def memory_order(array: Array) -> tuple[int, ...]:
+    """Return the axes as they lie in memory, outermost first; the public order if it has gaps."""
+    order = tuple(sorted(range(array.ndim), key=lambda axis: -array.strides[axis]))
+    dense = array.transpose(order).flags.c_contiguous
+    return order if dense else tuple(range(array.ndim))
+
+
+def full(like: Array, value: float, shape: Shape, dtype: Any = None) -> Array:
+    """Return a C-contiguous array of one value, where ``like`` lives.
+
+    Not by np.full_like: CuPy's takes the shape () for none given.
+    """
+    array = np.empty_like(like, dtype=dtype, shape=shape or (1,), order="C")
+    with np.errstate(over="ignore"):
+        array.fill(value)
+    return array.reshape(shape)
+
+
 def check_floats(op: str, **arrays: Array) -> None:
     """Raise unless all ``arrays`` (Nones skipped) have one dtype that kernels compute with.
 

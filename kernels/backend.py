@@ -52,7 +52,13 @@ def table() -> str:
     return "\n".join(f"  {name:<9} {why_not(name) or 'usable'}" for name in NAMES)
 
 
-def _check(name: str, source: str) -> str:
+def check_usable(name: str, source: str) -> str:
+    """Return ``name`` when this machine has a backend of this name that can be used.
+
+    Raises:
+        ValueError: There is no backend of this name.
+        RuntimeError: It cannot be used here; the message says why. Both begin with ``source``.
+    """
     if name not in NAMES:
         raise ValueError(f"{source}: unknown backend {name!r}; the backends are\n{table()}")
     if reason := why_not(name):
@@ -67,9 +73,9 @@ def _choose() -> str:
     global _chosen
     if _chosen is None:
         if asked := os.environ.get("CONVOLT_BACKEND"):
-            _chosen = _check(asked, f"CONVOLT_BACKEND={asked}")
+            _chosen = check_usable(asked, f"CONVOLT_BACKEND={asked}")
         else:
-            _chosen = _check(_default(), "the default backend")
+            _chosen = check_usable(_default(), "the default backend")
     return _chosen
 
 
@@ -112,7 +118,7 @@ class use_backend:
 
     def __init__(self, name: str) -> None:
         global _chosen
-        _check(name, f"use_backend({name!r})")
+        check_usable(name, f"use_backend({name!r})")
         self._previous, _chosen = _chosen, name
 
     def __enter__(self) -> None:
@@ -133,12 +139,17 @@ def pinned(name: str) -> Iterator[None]:
         _pinned.reset(token)
 
 
+def is_cupy(array: Any) -> bool:
+    """Return whether ``array`` is CuPy's, without importing CuPy."""
+    return type(array).__module__.partition(".")[0] == "cupy" and hasattr(array, "strides")
+
+
 def backend_of(array: Any) -> str:
     """Return the backend that serves ``array``: ``cuda`` for CuPy, the host backend for NumPy."""
     if isinstance(array, np.ndarray):
         name = current_backend()
         return name if name in _HOST else "numba"
-    if not hasattr(array, "__cuda_array_interface__"):
+    if not is_cupy(array):
         raise TypeError(f"an array is needed, got {type(array).__name__}: {array!r:.60}")
     return "cuda"
 
@@ -171,7 +182,7 @@ def implementation(op: str, *arrays: Any) -> Any:
     if len(names) != 1:
         raise TypeError(
             f"{op.rpartition('.')[2]}: NumPy arrays mixed with CuPy arrays; "
-            "move all inputs to one backend first"
+            "move all inputs to one backend first: tensor.cuda(), tensor.cpu()"
         )
     key = (op, names.pop())
     if key not in _modules:

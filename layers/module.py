@@ -9,6 +9,7 @@ import numpy as np
 
 from ..engine import Parameter, Tensor
 from ..kernels import layout
+from ..kernels.arrays import is_floating
 from .checks import float_dtype
 
 Kind = Literal["parameter", "buffer", "module"]
@@ -290,7 +291,7 @@ class Module:
         """
         dtype = float_dtype(f"{type(self).__name__}.to", dtype)
         for tensor in (*self.parameters(), *self.buffers()):
-            if tensor.dtype == dtype or tensor.dtype.kind != "f":
+            if tensor.dtype == dtype or not is_floating(tensor.dtype):
                 continue
             tensor.data = layout.cast(tensor.data, dtype)
             tensor._version.count += 1

@@ -17,7 +17,7 @@ import numpy as np
 from ..engine import Tensor, enable_grad
 from ..engine.flat import FlatBuffer, check_gradient, flatten
 from ..kernels import layout
-from ..kernels.arrays import FLOATS, Array
+from ..kernels.arrays import FLOATS, Array, full
 from ..kernels.segments import ACTIVE, COLUMNS, GROUP, SIZE, START, STEP
 
 Group = dict[str, Any]
@@ -80,7 +80,7 @@ class Part:
 
     def restore(self, states: dict[int, tuple[int, dict[str, Array]]]) -> None:
         """Set steps and state of all parameters from {id: (steps, arrays)}; absent: zero."""
-        zero = np.zeros_like(self.flat.data, shape=())
+        zero = full(self.flat.data, 0, ())
         steps = np.zeros(len(self.table), np.int64)
         for i, p in enumerate(self.flat.parameters):
             steps[i], arrays = states.get(id(p), (0, {}))
@@ -200,7 +200,7 @@ class Optimizer(ABC):
             if set_to_none:
                 p.grad = None
             elif p.grad is not None:
-                layout.fill(p.grad.data, np.zeros_like(p.grad.data, shape=()))
+                layout.fill(p.grad.data, full(p.grad.data, 0, ()))
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters from their gradients.

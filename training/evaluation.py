@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..data import Dataset, Loader, Transform
 from ..engine import Tensor, no_grad
-from ..kernels.backend import array_module
+from ..kernels.backend import current_backend
+from ..kernels.transfer import to_gpu
 from ..layers import Module
 
 BATCH_SIZE = 200  # of every evaluation: another one could round the sums differently
@@ -43,7 +45,20 @@ class Sums:
 
 def to_tensor(array: np.ndarray) -> Tensor:
     """A Tensor on the current backend; it shares memory with ``array`` where it can."""
-    return Tensor(array_module().asarray(array))
+    return Tensor(to_gpu(array) if current_backend() == "cuda" else array)
+
+
+def to_tensors(
+    batches: Iterable[tuple[np.ndarray, ...]],
+) -> Generator[tuple[Tensor, ...], None, None]:
+    """Batches as Tensors on the current backend; to a GPU they are copied while it computes."""
+    arrays: Any = batches
+    if current_backend() == "cuda":
+        from ..kernels.cuda.upload import uploaded
+
+        arrays = uploaded(batches)
+    for batch in arrays:
+        yield tuple(map(Tensor, batch))
 
 
 def evaluation_loader(dataset: Dataset, normalize: Transform | None) -> Loader:
@@ -62,9 +77,9 @@ def evaluate(model: Module, loss: Any, loader: Loader) -> Scores:
     sums = Sums()
     try:
         with no_grad():
-            for images, labels in loader.batches(0):
-                logits, target = model(to_tensor(images)), to_tensor(labels)
-                sums.add(loss(logits, target), logits, target)
+            for images, labels in to_tensors(loader.batches(0)):
+                logits = model(images)
+                sums.add(loss(logits, labels), logits, labels)
     finally:
         model.train(was_training)
     return sums.scores()

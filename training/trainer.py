@@ -27,7 +27,7 @@ from ..engine.random import default_generator
 from ..layers import Module
 from ..optim import Optimizer
 from .checkpoint import CheckpointError, load, save
-from .evaluation import Sums, evaluate, to_tensor
+from .evaluation import Sums, evaluate, to_tensor, to_tensors
 from .files import StrPath, remove_temporary_files, write_atomically
 from .progress import Epoch, Lines, Timing, progress_for
 
@@ -192,10 +192,13 @@ class Trainer:
         self.model.train()
         self.progress.begin(self.epoch + 1, steps, self.step)
         learning_rate = math.nan
-        with closing(self.train.batches(self.epoch, self.step)) as batches:
-            for images, labels in batches:
+        with (
+            closing(self.train.batches(self.epoch, self.step)) as batches,
+            closing(to_tensors(batches)) as tensors,
+        ):
+            for images, labels in tensors:
                 learning_rate = float(self.optimizer.param_groups[0]["lr"])
-                self._train_step(to_tensor(images), to_tensor(labels))
+                self._train_step(images, labels)
                 if self.progress.due():
                     self._check_losses()
                     self.progress.show(self.step, *self.sums.scores(), self._timing())

@@ -31,7 +31,15 @@ import math
 
 import numpy as np
 
-from ..arrays import BFLOAT16, FLOATS, Array, check_floats, check_index_range, check_layout
+from ..arrays import (
+    BFLOAT16,
+    FLOATS,
+    Array,
+    check_floats,
+    check_index_range,
+    check_layout,
+    full,
+)
 from ..backend import implementation
 
 
@@ -191,14 +199,16 @@ def backward_eval(
 def _check(x: Array, grad_y: Array | None, **channels: Array | None) -> tuple[int, int]:
     """Check dtypes and shapes; return (M, C)."""
     check_floats("batch_norm", x=x, grad_y=grad_y)
-    like = {} if x.dtype.name == BFLOAT16 else {"x": x}
-    check_floats("batch_norm", **like, **channels)
-    for name, array in channels.items():
-        if array is not None and array.dtype != _channel_dtype(x):
-            raise TypeError(
-                f"batch_norm: {name} has dtype {array.dtype}, expected {_channel_dtype(x)} for a "
-                f"{x.dtype} x"
-            )
+    if x.dtype.name != BFLOAT16:
+        check_floats("batch_norm", x=x, **channels)
+    else:
+        for name, array in channels.items():
+            check_floats("batch_norm", **{name: array})
+            if array is not None and array.dtype != np.float32:
+                raise TypeError(
+                    f"batch_norm: {name} has dtype {array.dtype}, expected float32 for a bfloat16 "
+                    f"x: convert it first, {name}.astype('float32')"
+                )
     if x.ndim < 2:
         raise ValueError(
             f"batch_norm: x must be (..., C) with at least 2 axes, got shape {tuple(x.shape)}"
@@ -231,7 +241,7 @@ def _full(array: Array | None, x: Array, value: float) -> Array:
 def _scalar(momentum: Array | float, x: Array) -> Array:
     """Return momentum as a 0-d array on the backend of ``x``."""
     if isinstance(momentum, float | int | np.number):
-        return np.full_like(x, momentum, dtype=np.float64, shape=())
+        return full(x, float(momentum), (), np.float64)
     if momentum.dtype not in FLOATS:
         raise TypeError(f"batch_norm: momentum has dtype {momentum.dtype}, expected a float dtype")
     if momentum.size != 1:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import layout
-from ..arrays import BFLOAT16, Array, is_float
+from ..arrays import BFLOAT16, Array, full, is_float
 from ..backend import backend_of, implementation
 
 Operand = Any  # Array, or a Python bool, int or float
@@ -69,9 +69,7 @@ def _run(name: str, operands: tuple[Operand, ...], dtypes: tuple[Any, ...], resu
     """Convert and broadcast the operands, allocate the result, fill it in."""
     like = next(x for x in operands if hasattr(x, "dtype"))
     arrays = [
-        layout.cast(x, dtype)
-        if hasattr(x, "dtype")
-        else np.full_like(like, x, dtype=dtype, shape=())
+        layout.cast(x, dtype) if hasattr(x, "dtype") else full(like, x, (), dtype)
         for x, dtype in zip(operands, dtypes, strict=True)
     ]
     try:
@@ -79,11 +77,11 @@ def _run(name: str, operands: tuple[Operand, ...], dtypes: tuple[Any, ...], resu
     except ValueError:
         shapes = " and ".join(str(tuple(x.shape)) for x in arrays)
         raise ValueError(f"{name}: shapes {shapes} do not broadcast") from None
-    full = next((x for x in arrays if x.shape == shape), None)
+    whole = next((x for x in arrays if x.shape == shape), None)
     y = (
         np.empty_like(like, dtype=result, shape=shape, order="C")
-        if full is None
-        else np.empty_like(full, dtype=result, order="K")
+        if whole is None
+        else np.empty_like(whole, dtype=result, order="K")
     )
     getattr(implementation(__name__, *arrays), name)(*arrays, y)
     return y

@@ -26,6 +26,6 @@ def forward(x: Array, index: Any) -> Array:
 
 def backward(grad_y: Array, index: Any, x_shape: Shape) -> Array:
     """Return the gradient with respect to x, of shape ``x_shape``, C-contiguous."""
-    grad_x = np.empty_like(grad_y, shape=x_shape, order="C")
+    grad_x = np.empty_like(grad_y, shape=x_shape or (1,), order="C").reshape(x_shape)
     implementation(__name__, grad_y).backward(grad_y, index, grad_x)
     return grad_x

@@ -3,13 +3,14 @@
 import numpy as np
 
 from .. import layout
+from ..arrays import full
 from ..cuda.launch import FLOAT_TYPES, Kernel, ceil_div
 
 _RUNS = Kernel(__file__, "indexing.cu", "indexing_backward_runs", block=256, STORAGE=FLOAT_TYPES)
 
 
 def backward(grad_y, index, grad_x):
-    layout.fill(grad_x, np.zeros_like(grad_x, shape=()))
+    layout.fill(grad_x, full(grad_x, 0, ()))
     parts = index if isinstance(index, tuple) else (index,)
     if all(_makes_a_view(part) for part in parts):
         if not any(part is Ellipsis for part in parts):

@@ -115,4 +115,4 @@ def _empty(ticket: Array, shape: Shape, dtype: np.dtype | type | str) -> Array:
     if any(length < 0 for length in shape):
         raise ValueError(f"random: shape {tuple(shape)} has a negative length")
     check_index_range("random", result=int(np.prod(shape, dtype=object)))
-    return np.empty_like(ticket, shape=shape, dtype=dtype, order="C")
+    return np.empty_like(ticket, shape=shape or (1,), dtype=dtype, order="C").reshape(shape)

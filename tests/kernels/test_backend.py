@@ -83,8 +83,9 @@ def test_the_environment_variable_chooses(value):
 
 def test_arrays_of_two_backends_do_not_mix():
     class Foreign:  # stands for a CuPy array
-        dtype, shape = np.dtype(np.float32), (2,)
-        __cuda_array_interface__ = None
+        dtype, shape, strides = np.dtype(np.float32), (2,), (4,)
+
+    Foreign.__module__ = "cupy"
 
     with pytest.raises(TypeError, match="mixed"):
         backend.implementation("convolt.kernels.layout", np.ones(2, np.float32), Foreign())
