@@ -152,12 +152,13 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     __syncthreads();
   }
 
+  const Real added =
+      bias != nullptr && spot.channel < size.k ? to_real(bias[spot.channel]) : Real(0);
 #pragma unroll
-  for (int i = 0; i < PIXELS; ++i) {
-    if (!reach[i].inside) continue;
-    if (bias != nullptr) sum[i] += to_real(bias[spot.channel]);
-    y[static_cast<long long>(spot.pixel + i) * size.k + spot.channel] = to_storage<Storage>(sum[i]);
-  }
+  for (int i = 0; i < PIXELS; ++i)
+    if (reach[i].inside)
+      y[static_cast<long long>(spot.pixel + i) * size.k + spot.channel] =
+          to_storage<Storage>(sum[i] + added);
 }
 
 // grad_x[n,h,w,c] = sum over the k of channel c and over the r,s with h = p*stride_h +
@@ -166,14 +167,13 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
 //
 // Mapping   a warp has 32 channels, each lane PIXELS neighbouring pixels of its channel; a block
 //           has 8 warps, whose filters it shares. Taps that a stride skips cost a comparison.
-// Traffic   reads = STORAGE_BYTES * k * r * s * (n * h * w // (stride_h * stride_w)
-//                   + ceil_div(n * h * w, 32))
+// Traffic   reads = STORAGE_BYTES * k * r * s * (n * p * q + ceil_div(n * h * w, 32))
 //           writes = STORAGE_BYTES * n * h * w * c
-//           for one filter to a channel, less the taps that fall beyond grad_y.
+//           for one filter to a channel, less the taps that fall on the padding.
 // Roofline  2 r s operations for two elements moved: bound by memory, by L1 in practice.
 // Limits    one channel to a group.
 // Source    the derivative of conv2d_fprop_depthwise.
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 3)
     conv2d_dgrad_depthwise(const Storage* __restrict__ grad_y, const Storage* __restrict__ w,
                            Storage* __restrict__ grad_x, Conv2dSize size) {
   __shared__ FilterTile filters;

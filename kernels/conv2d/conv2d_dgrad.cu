@@ -77,11 +77,11 @@ __device__ __forceinline__ void correlate(const PixelsByTaps& windows,
 // Mapping   for each phase of the strides and each group, a product of the phase's pixels x
 //           (r, s, k) with channels x (r, s, k): a block has a TILE_M x TILE_N tile of it, a thread
 //           4 x 4. Every phase has as many blocks as the first, the largest.
-// Traffic   reads = STORAGE_BYTES * r * s * (k // groups) * (n * h * w // (stride_h * stride_w)
-//                   * groups * ceil_div(c // groups, TILE_N)
-//                   + c * ceil_div(n * h * w, TILE_M * stride_h * stride_w))
+// Traffic   reads = STORAGE_BYTES * k * r * s * (n * p * q * ceil_div(c // groups, TILE_N)
+//                   + c // groups * ceil_div(n * ceil_div(h, stride_h) * ceil_div(w, stride_w),
+//                                            TILE_M))
 //           writes = STORAGE_BYTES * n * h * w * c
-//           for whole packs of channels and filters, less the taps that fall beyond grad_y.
+//           for whole packs of channels and filters, less the taps that fall on the padding.
 // Roofline  size.flops / size.bytes: bound by arithmetic but for 1 x 1 filters of few channels.
 // Limits    the channels of a group that are no whole packs are read one by one. A phase without
 //           taps is filled with zeros.
@@ -130,15 +130,13 @@ extern "C" __global__ void __launch_bounds__(BLOCK, DGRAD_RESIDENT)
       correlate<1>(pixels, filters, corner, depth, tiles, result);
   }
 
-  const int column = corner.column + result.column;
 #pragma unroll
   for (int i = 0; i < SIDE; ++i) {
-    const Position pixel = windows.pixel_radix.position(corner.row + result.row + i);
+    const Position pixel = windows.pixel_radix.position(corner.row + result.row(i));
     if (pixel.high >= static_cast<unsigned>(size.n)) continue;
     const unsigned h = rows.phase + pixel.middle * size.stride_h;
-    const unsigned at =
-        (pixel.high * size.h + h) * size.w + columns.phase + pixel.low * size.stride_w;
-    store_row(grad_x + static_cast<long long>(at) * size.c + first_c + column, result.sum[i],
-              group_c - column);
+    const unsigned w = columns.phase + pixel.low * size.stride_w;
+    const long long at = (pixel.high * size.h + h) * size.w + w;
+    result.store_row(i, grad_x + at * size.c + first_c + corner.column, group_c - corner.column);
   }
 }

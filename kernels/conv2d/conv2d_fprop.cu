@@ -40,20 +40,13 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
   else
     convolve<1>(windows, filters, corner, depth, tiles, result);
 
-  const int column = corner.column + result.column;
-  if (bias != nullptr) {
-    const Pack<Storage, SIDE> added =
-        load_up_to<SIDE>(bias + first_filter + column, group_k - column);
-#pragma unroll
-    for (int j = 0; j < SIDE; ++j)
-#pragma unroll
-      for (int i = 0; i < SIDE; ++i) result.sum[i][j] += to_real(added.at[j]);
-  }
+  const long long first = first_filter + corner.column;
+  const int count = group_k - corner.column;
+  if (bias != nullptr) result.add_to_rows(bias + first, count);
 #pragma unroll
   for (int i = 0; i < SIDE; ++i) {
-    const int pixel = corner.row + result.row + i;
+    const int pixel = corner.row + result.row(i);
     if (pixel < pixels)
-      store_row(y + static_cast<long long>(pixel) * size.k + first_filter + column, result.sum[i],
-                group_k - column);
+      result.store_row(i, y + static_cast<long long>(pixel) * size.k + first, count);
   }
 }

@@ -17,13 +17,12 @@ __device__ __forceinline__ void correlate(const Matrix& grad_y, const TapsByPixe
 template <typename T>
 __device__ __forceinline__ void store_tile(T* to, int filters, int taps, const Corner& corner,
                                            const ThreadTile& result) {
-  const int column = corner.column + result.column;
 #pragma unroll
   for (int i = 0; i < SIDE; ++i) {
-    const int filter = corner.row + result.row + i;
+    const int filter = corner.row + result.row(i);
     if (filter >= filters) continue;
-    const long long first = static_cast<long long>(corner.group) * filters + filter;
-    store_row(to + first * taps + column, result.sum[i], taps - column);
+    const long long first = (static_cast<long long>(corner.group) * filters + filter) * taps;
+    result.store_row(i, to + first + corner.column, taps - corner.column);
   }
 }
 
@@ -35,9 +34,10 @@ __device__ __forceinline__ void store_tile(T* to, int filters, int taps, const C
 //           a block has a TILE_M x TILE_N tile of it, a thread 4 x 4. The splits are blockIdx.y.
 // Traffic   reads = STORAGE_BYTES * n * p * q * (k * ceil_div(r * s * (c // groups), TILE_N)
 //                   + r * s * c * ceil_div(k // groups, TILE_M))
-//           writes = max(4, STORAGE_BYTES) * splits * k * r * s * (c // groups)
-//           for whole packs of channels and filters, less the taps that fall on the padding; one
-//           split writes STORAGE_BYTES at once.
+//           writes = (STORAGE_BYTES + min(splits - 1, 1) * (max(4, STORAGE_BYTES) -
+//                    STORAGE_BYTES)) * splits * k * r * s * (c // groups)
+//           for whole packs of channels and filters, less the taps that fall on the padding.
+//           Several splits are written as float or double.
 // Roofline  size.flops / size.bytes: bound by arithmetic but for 1 x 1 filters of few channels.
 // Limits    the channels of a group that are no whole packs are read one by one. An empty batch
 //           gives zeros.

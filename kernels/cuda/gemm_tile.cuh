@@ -107,26 +107,34 @@ class TileLoader {
   }
 };
 
-// The SIDE x SIDE results of a thread: those from (row, column) of the tile. The threads of a warp
-// form a rectangle, so that they read few different numbers.
+// The SIDE x SIDE results of a thread. The threads of a warp form a rectangle, so that they read few
+// different numbers; each has neighbouring rows, and its columns in groups of 16 bytes, so that the
+// groups of neighbouring threads are neighbours in memory.
 class ThreadTile {
+  static constexpr int GROUP = 16 / sizeof(Real);  // neighbouring columns
   static constexpr int THREADS_N = TILE_N / SIDE;
   static constexpr int WARP_N = THREADS_N < 8 ? THREADS_N : 8;
   static constexpr int WARPS_N = THREADS_N / WARP_N;
   static_assert(BLOCK == THREADS_N * (TILE_M / SIDE) && BLOCK % 32 == 0, "one thread, 16 results");
 
- public:
-  int row, column;
-  Real sum[SIDE][SIDE];
+  int row_, column_;
+  Real sum_[SIDE][SIDE];
 
+ public:
   __device__ __forceinline__ ThreadTile() {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    row = (warp / WARPS_N * (32 / WARP_N) + lane / WARP_N) * SIDE;
-    column = (warp % WARPS_N * WARP_N + lane % WARP_N) * SIDE;
+    row_ = (warp / WARPS_N * (32 / WARP_N) + lane / WARP_N) * SIDE;
+    column_ = warp % WARPS_N * WARP_N * SIDE + lane % WARP_N * GROUP;
 #pragma unroll
     for (int i = 0; i < SIDE; ++i)
 #pragma unroll
-      for (int j = 0; j < SIDE; ++j) sum[i][j] = 0;
+      for (int j = 0; j < SIDE; ++j) sum_[i][j] = 0;
+  }
+
+  // Where result (i, j) is in the tile.
+  __device__ __forceinline__ int row(int i) const { return row_ + i; }
+  __device__ __forceinline__ int column(int j) const {
+    return column_ + j / GROUP * WARP_N * GROUP + j % GROUP;
   }
 
   // Adds the products of one chunk.
@@ -134,24 +142,47 @@ class ThreadTile {
 #pragma unroll
     for (int d = 0; d < TILE_DEPTH; ++d) {
       Real a[SIDE], b[SIDE];
-      read(tiles.a.at(d, row), a);
-      read(tiles.b.at(d, column), b);
+#pragma unroll
+      for (int i = 0; i < SIDE; i += GROUP) {
+        read(tiles.a.at(d, row(i)), &a[i]);
+        read(tiles.b.at(d, column(i)), &b[i]);
+      }
 #pragma unroll
       for (int i = 0; i < SIDE; ++i)
 #pragma unroll
-        for (int j = 0; j < SIDE; ++j) sum[i][j] += a[i] * b[j];
+        for (int j = 0; j < SIDE; ++j) sum_[i][j] += a[i] * b[j];
+    }
+  }
+
+  // Adds an array to each row; `p` is at the tile's first column, and `count` elements are there.
+  __device__ __forceinline__ void add_to_rows(const Storage* p, int count) {
+#pragma unroll
+    for (int j = 0; j < SIDE; j += GROUP) {
+      const Pack<Storage, GROUP> added = load_up_to<GROUP>(p + column(j), count - column(j));
+#pragma unroll
+      for (int v = 0; v < GROUP; ++v)
+#pragma unroll
+        for (int i = 0; i < SIDE; ++i) sum_[i][j + v] += to_real(added.at[v]);
+    }
+  }
+
+  // Stores row i; `p` is at the tile's first column, of which and its neighbours `count` are there.
+  template <typename T>
+  __device__ __forceinline__ void store_row(int i, T* p, int count) const {
+#pragma unroll
+    for (int j = 0; j < SIDE; j += GROUP) {
+      Pack<T, GROUP> pack;
+#pragma unroll
+      for (int v = 0; v < GROUP; ++v) pack.at[v] = to_storage<T>(sum_[i][j + v]);
+      store_up_to<GROUP>(p + column(j), pack, count - column(j));
     }
   }
 
  private:
-  static __device__ __forceinline__ void read(const Real* shared, Real (&numbers)[SIDE]) {
-    constexpr int N = 16 / sizeof(Real);
+  static __device__ __forceinline__ void read(const Real* shared, Real* numbers) {
+    const Pack<Real, GROUP> pack = load_pack<GROUP>(shared);
 #pragma unroll
-    for (int i = 0; i < SIDE; i += N) {
-      const Pack<Real, N> pack = load_pack<N>(shared + i);
-#pragma unroll
-      for (int j = 0; j < N; ++j) numbers[i + j] = pack.at[j];
-    }
+    for (int v = 0; v < GROUP; ++v) numbers[v] = pack.at[v];
   }
 };
 
@@ -207,19 +238,6 @@ __device__ __forceinline__ int tiles_of(int extent, int tile) { return (extent -
 __device__ __forceinline__ bool in_packs(const Storage* p, int length) {
   return length % PACK == 0 &&
          reinterpret_cast<unsigned long long>(p) % sizeof(Pack<Storage, PACK>) == 0;
-}
-
-// Stores row i of a thread's results, of which the matrix has `count` (maybe none or fewer).
-template <typename T>
-__device__ __forceinline__ void store_row(T* p, const Real (&sum)[SIDE], int count) {
-  constexpr int N = 16 / sizeof(T) < SIDE ? 16 / sizeof(T) : SIDE;
-#pragma unroll
-  for (int j = 0; j < SIDE; j += N) {
-    Pack<T, N> pack;
-#pragma unroll
-    for (int v = 0; v < N; ++v) pack.at[v] = to_storage<T>(sum[j + v]);
-    store_up_to<N>(p + j, pack, count - j);
-  }
 }
 
 // The share of block `split` of `splits` in the chunks of a sum over `depth`.

@@ -36,13 +36,12 @@ __device__ __forceinline__ void multiply_matrices(const Matrix& a, const Matrix&
 template <typename T>
 __device__ __forceinline__ void store_tile(T* c, int rows, int columns, Corner corner,
                                            const ThreadTile& result) {
-  const int column = corner.column + result.column;
 #pragma unroll
   for (int i = 0; i < SIDE; ++i) {
-    const int row = corner.row + result.row + i;
+    const int row = corner.row + result.row(i);
     if (row < rows)
-      store_row(c + static_cast<long long>(row) * columns + column, result.sum[i],
-                columns - column);
+      result.store_row(i, c + static_cast<long long>(row) * columns + corner.column,
+                       columns - corner.column);
   }
 }
 
@@ -59,7 +58,7 @@ __device__ __forceinline__ void store_tile(T* c, int rows, int columns, Corner c
 extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
     linear_fprop_tiled(const Storage* __restrict__ x, const Storage* __restrict__ w,
                        const Storage* __restrict__ bias, Storage* __restrict__ y, LinearSize size,
-                       Strides x_strides, Strides w_strides, long long bias_stride) {
+                       Strides x_strides, Strides w_strides) {
   __shared__ SharedTiles tiles;
   const Corner corner(size.k);
   const Share all(size.c, 0, 1);
@@ -71,15 +70,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
   else
     multiply_matrices<1, ALONG_DEPTH, ALONG_DEPTH>(a, b, corner, all, tiles, result);
 
-  if (bias != nullptr) {
-#pragma unroll
-    for (int j = 0; j < SIDE; ++j) {
-      const int k = corner.column + result.column + j;
-      const Real added = k < size.k ? to_real(bias[k * bias_stride]) : Real(0);
-#pragma unroll
-      for (int i = 0; i < SIDE; ++i) result.sum[i][j] += added;
-    }
-  }
+  if (bias != nullptr) result.add_to_rows(bias + corner.column, size.k - corner.column);
   store_tile(y, size.m, size.k, corner, result);
 }
 
@@ -115,8 +106,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
 //
 // Mapping   a block has a TILE_M x TILE_N tile of one part of the sum, a thread 4 x 4 of it.
 // Traffic   reads = STORAGE_BYTES * m * (k * ceil_div(c, TILE_N) + c * ceil_div(k, TILE_M))
-//           writes = max(4, STORAGE_BYTES) * splits * k * c
-//           for contiguous rows of whole packs; one split writes STORAGE_BYTES at once.
+//           writes = (STORAGE_BYTES + min(splits - 1, 1) * (max(4, STORAGE_BYTES) -
+//                    STORAGE_BYTES)) * splits * k * c
+//           for contiguous rows of whole packs. Several splits are written as float or double.
 // Roofline  as linear_fprop_tiled.
 // Limits    as linear_fprop_tiled. An empty batch gives zeros.
 // Source    the derivative of the above; Edinburgh MLP, lecture 3.

@@ -13,10 +13,11 @@ _WGRAD_SUM = Kernel(__file__, "linear.cu", "linear_wgrad_sum", block=SUM_BLOCK, 
 
 def fprop(x, w, bias, y):
     size = {"m": x.shape[0], "c": x.shape[1], "k": w.shape[0]}
-    bias_stride = 0 if bias is None else bias.strides[0] // bias.itemsize
+    if bias is not None and not bias.flags.c_contiguous:
+        bias = bias.copy()
     tile = tile_for(_FPROP, *y.shape)
     grid = tiles(tile, *y.shape)
-    strides = _strides(x), _strides(w), bias_stride
+    strides = _strides(x), _strides(w)
     _FPROP[tile].launch(grid, x, w, bias, y, size, *strides, STORAGE=x.dtype)
 
 
