@@ -13,7 +13,7 @@
 // Roofline  memory bound
 // Limits    y may be x, not overlap with it in another way
 // Source    Nair and Hinton 2010
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     activation_relu(const Storage* x, Storage* y, Strided size) {
   for_each(size, [](Real x) { return x < 0 ? Real(0) : x; }, y, x);
 }
@@ -26,7 +26,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    grad_x may be grad_y or y, not overlap with them in another way
 // Source    the derivative, 0 at 0 as in PyTorch
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     activation_relu_backward(const Storage* grad_y, const Storage* y, Storage* grad_x,
                              Strided size) {
   for_each(size, [](Real grad_y, Real y) { return y <= 0 ? Real(0) : grad_y; }, grad_x, grad_y, y);
@@ -40,7 +40,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    y may be x, not overlap with it in another way
 // Source    Maas et al. 2013, section 2
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     activation_leaky_relu(const Storage* x, Storage* y, Strided size, Real negative_slope) {
   for_each(size, [=](Real x) { return x > 0 ? x : negative_slope * x; }, y, x);
 }
@@ -53,7 +53,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    grad_x may be grad_y or x, not overlap with them in another way
 // Source    the derivative, negative_slope at 0 as in PyTorch
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     activation_leaky_relu_backward(const Storage* grad_y, const Storage* x, Storage* grad_x,
                                    Strided size, Real negative_slope) {
   for_each(
@@ -69,7 +69,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    y may be x, not overlap with it in another way
 // Source    the definition
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     activation_sigmoid(const Storage* x, Storage* y, Strided size) {
   for_each(
       size,
@@ -88,7 +88,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    grad_x may be grad_y or y, not overlap with them in another way
 // Source    the derivative
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     activation_sigmoid_backward(const Storage* grad_y, const Storage* y, Storage* grad_x,
                                 Strided size) {
   for_each(size, [](Real grad_y, Real y) { return grad_y * (y * (1 - y)); }, grad_x, grad_y, y);
@@ -102,7 +102,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    y may be x, not overlap with it in another way
 // Source    the definition
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     activation_tanh(const Storage* x, Storage* y, Strided size) {
   for_each(size, [](Real x) { return tanh(x); }, y, x);
 }
@@ -115,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    grad_x may be grad_y or y, not overlap with them in another way
 // Source    the derivative
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     activation_tanh_backward(const Storage* grad_y, const Storage* y, Storage* grad_x,
                              Strided size) {
   for_each(

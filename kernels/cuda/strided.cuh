@@ -5,7 +5,10 @@
 // their shape. A broadcast axis has stride 0.
 //
 // Where along axis 0 each array is contiguous or repeats one element, it is `packed`: a thread
-// moves as many neighbours as 16 bytes hold of the widest type. Else it moves one element.
+// moves as many neighbours as 16 bytes hold of the widest type, up to 8. Else it moves one element.
+//
+// Entry points say __launch_bounds__(BLOCK, 4): ptxas else spills to reach full occupancy, which
+// kernels with 16-byte accesses do not need.
 #pragma once
 #include "common.cuh"
 
@@ -70,17 +73,18 @@ __device__ __forceinline__ void neighbours(unsigned i, const Strided& size, F f,
   store_each<N>(y.at, f, load_along<N>(x.at, x.stride[0])...);
 }
 
+// Neighbours that a thread moves when packed.
 template <typename... T>
-__host__ __device__ constexpr int largest_bytes() {
-  int largest = 0;
-  ((largest = sizeof(T) > largest ? sizeof(T) : largest), ...);
-  return largest;
+__host__ __device__ constexpr int pack_length() {
+  int widest = 2;
+  ((widest = sizeof(T) > widest ? sizeof(T) : widest), ...);
+  return 16 / widest;
 }
 
 template <typename F, typename Y, typename... X>
 __device__ __forceinline__ void all_elements(const Strided& size, F f, Operand<Y> y,
                                              Operand<const X>... x) {
-  constexpr int N = 16 / largest_bytes<Y, X...>();
+  constexpr int N = pack_length<Y, X...>();
   const int mine = size.packed ? N : 1;
   long long i = global_thread() * mine;
   if (size.packed && i + N <= size.count) {

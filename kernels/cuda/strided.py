@@ -11,7 +11,8 @@ from ..arrays import INDEX_LIMIT, Array, Shape
 from .launch import Constant, Kernel, ceil_div
 
 AXES = 8  # strided.cuh says the same
-_PACK_BYTES = 16  # the widest access of a thread
+_PACK_BYTES = 16  # the widest access of a thread,
+_PACK = 8  # and the most elements
 
 Steps = tuple[int, ...]  # elements from one to the next along each axis
 
@@ -47,7 +48,7 @@ class Strided:
             ValueError: As ``walk``; or strides are not whole elements.
         """
         arrays = (y, *operands)
-        pack = _PACK_BYTES // max(x.itemsize for x in arrays)
+        pack = min(_PACK_BYTES // max(x.itemsize for x in arrays), _PACK)
         return _strided(
             y.shape,
             tuple((x.shape, x.strides, x.itemsize) for x in arrays),

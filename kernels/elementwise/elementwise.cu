@@ -33,7 +33,7 @@ __device__ __forceinline__ T magnitude(T v) {
 // Roofline  memory bound
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.add
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     elementwise_add(const Storage* a, const Storage* b, Storage* y, Strided size) {
   for_each(size, [](Real a, Real b) { return a + b; }, y, a, b);
 }
@@ -46,7 +46,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.subtract
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     elementwise_subtract(const Storage* a, const Storage* b, Storage* y, Strided size) {
   for_each(size, [](Real a, Real b) { return a - b; }, y, a, b);
 }
@@ -59,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.multiply
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     elementwise_multiply(const Storage* a, const Storage* b, Storage* y, Strided size) {
   for_each(size, [](Real a, Real b) { return a * b; }, y, a, b);
 }
@@ -72,7 +72,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.power
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     elementwise_power(const Storage* a, const Storage* b, Storage* y, Strided size) {
   for_each(size, [](Real a, Real b) { return power(a, b); }, y, a, b);
 }
@@ -85,7 +85,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.maximum
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     elementwise_maximum(const Storage* a, const Storage* b, Storage* y, Strided size) {
   for_each(size, [](Real a, Real b) { return a > b || a != a ? a : b; }, y, a, b);
 }
@@ -98,7 +98,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.minimum
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     elementwise_minimum(const Storage* a, const Storage* b, Storage* y, Strided size) {
   for_each(size, [](Real a, Real b) { return a < b || a != a ? a : b; }, y, a, b);
 }
@@ -111,7 +111,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.equal
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     elementwise_equal(const Storage* a, const Storage* b, bool* y, Strided size) {
   for_each(size, [](Real a, Real b) { return a == b; }, y, a, b);
 }
@@ -124,7 +124,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.not_equal
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     elementwise_not_equal(const Storage* a, const Storage* b, bool* y, Strided size) {
   for_each(size, [](Real a, Real b) { return a != b; }, y, a, b);
 }
@@ -137,7 +137,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.less
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     elementwise_less(const Storage* a, const Storage* b, bool* y, Strided size) {
   for_each(size, [](Real a, Real b) { return a < b; }, y, a, b);
 }
@@ -150,7 +150,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.less_equal
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     elementwise_less_equal(const Storage* a, const Storage* b, bool* y, Strided size) {
   for_each(size, [](Real a, Real b) { return a <= b; }, y, a, b);
 }
@@ -163,7 +163,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.where
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     elementwise_where(const bool* condition, const Storage* a, const Storage* b, Storage* y,
                       Strided size) {
   for_each(
@@ -178,7 +178,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.negative
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     elementwise_negative(const Storage* x, Storage* y, Strided size) {
   for_each(size, [](Real x) { return -x; }, y, x);
 }
@@ -191,7 +191,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.absolute
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     elementwise_absolute(const Storage* x, Storage* y, Strided size) {
   for_each(size, [](Real x) { return magnitude(x); }, y, x);
 }
@@ -204,7 +204,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.sign
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     elementwise_sign(const Storage* x, Storage* y, Strided size) {
   for_each(size, [](Real x) { return (x > 0) - (x < 0); }, y, x);
 }

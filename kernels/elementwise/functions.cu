@@ -11,7 +11,7 @@
 // Roofline  memory bound
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.divide
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     elementwise_divide(const Storage* a, const Storage* b, Storage* y, Strided size) {
   for_each(size, [](Real a, Real b) { return a / b; }, y, a, b);
 }
@@ -24,7 +24,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.exp
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     elementwise_exp(const Storage* x, Storage* y, Strided size) {
   for_each(size, [](Real x) { return exp(x); }, y, x);
 }
@@ -37,7 +37,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.log
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     elementwise_log(const Storage* x, Storage* y, Strided size) {
   for_each(size, [](Real x) { return log(x); }, y, x);
 }
@@ -50,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.sqrt
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     elementwise_sqrt(const Storage* x, Storage* y, Strided size) {
   for_each(size, [](Real x) { return sqrt(x); }, y, x);
 }

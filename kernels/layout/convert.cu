@@ -12,7 +12,7 @@
 // Roofline  memory bound
 // Limits    x and y do not overlap; where x is transposed, a warp reads a sector for each element
 // Source    numpy.copyto
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     layout_convert_from_bool(const bool* __restrict__ x, Storage* __restrict__ y, Strided size) {
   for_each(size, [](bool v) { return v; }, y, x);
 }
@@ -25,7 +25,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    x and y do not overlap; where x is transposed, a warp reads a sector for each element
 // Source    numpy.copyto
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     layout_convert_from_uint8(const unsigned char* __restrict__ x, Storage* __restrict__ y,
                               Strided size) {
   for_each(size, [](unsigned char v) { return v; }, y, x);
@@ -39,7 +39,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    x and y do not overlap; where x is transposed, a warp reads a sector for each element
 // Source    numpy.copyto
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     layout_convert_from_int32(const int* __restrict__ x, Storage* __restrict__ y, Strided size) {
   for_each(size, [](int v) { return v; }, y, x);
 }
@@ -52,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    x and y do not overlap; where x is transposed, a warp reads a sector for each element
 // Source    numpy.copyto
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     layout_convert_from_int64(const long long* __restrict__ x, Storage* __restrict__ y,
                               Strided size) {
   for_each(size, [](long long v) { return v; }, y, x);
@@ -66,7 +66,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    x and y do not overlap; where x is transposed, a warp reads a sector for each element
 // Source    numpy.copyto
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     layout_convert_from_float32(const float* __restrict__ x, Storage* __restrict__ y,
                                 Strided size) {
   for_each(size, [](float v) { return v; }, y, x);
@@ -80,7 +80,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    x and y do not overlap; where x is transposed, a warp reads a sector for each element
 // Source    numpy.copyto
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     layout_convert_from_float64(const double* __restrict__ x, Storage* __restrict__ y,
                                 Strided size) {
   for_each(size, [](double v) { return v; }, y, x);
@@ -94,7 +94,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    x and y do not overlap; where x is transposed, a warp reads a sector for each element
 // Source    numpy.copyto
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     layout_convert_from_bfloat16(const bfloat16* __restrict__ x, Storage* __restrict__ y,
                                  Strided size) {
   for_each(size, [](float v) { return v; }, y, x);

@@ -15,7 +15,7 @@ typedef WORD Word;
 // Roofline  memory bound
 // Limits    x and y do not overlap; where x is transposed, a warp reads a sector for each element
 // Source    numpy.copyto
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     layout_copy_direct(const Word* __restrict__ x, Word* __restrict__ y, Strided size) {
   for_each(size, [](Word v) { return v; }, y, x);
 }
@@ -43,7 +43,7 @@ struct Transposed {
 // Roofline  memory bound
 // Limits    x and y do not overlap; q_tile * pitch <= TILE_WORDS
 // Source    Ruetsch and Micikevicius 2009, Optimizing matrix transpose in CUDA
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     layout_copy_tiled(const Word* __restrict__ x, Word* __restrict__ y, Transposed matrix,
                       Strided rest) {
   __shared__ Word tile[TILE_WORDS];

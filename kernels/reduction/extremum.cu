@@ -32,7 +32,7 @@ __device__ __forceinline__ void extrema_of_rows(const Storage* x, const long lon
   const Share share = share_of_thread(size);
   Extremum found = {Real(), -1};
   if (share.inside) {
-#pragma unroll 4
+#pragma unroll 2
     for (long long i = share.first; i < share.last; i += size.team) {
       const Real value = to_real(x[share.offset + i * size.reduced_stride]);
       if (found.index < 0 || exceeds<LARGEST>(value, found.value))
