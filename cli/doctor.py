@@ -60,11 +60,7 @@ def _kernels(as_json: bool, archs: list[str] | None) -> None:
         _print_table([asdict(row) for row in rows])
     unsound = [row for row in rows if not row.sound]
     for row in unsound:
-        constants = " ".join(f"{name}={value}" for name, value in row.constants.items())
-        fault = row.error or (
-            f"{row.spills} bytes of spills, {row.stack_bytes} of stack, occupancy {row.occupancy}%"
-        )
-        print(f"{row.kernel} ({row.file}, {row.arch}, {constants}): {fault}", file=sys.stderr)
+        print(row.state, file=sys.stderr)
     if unsound:
         raise typer.Exit(1)
 

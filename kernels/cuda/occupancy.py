@@ -53,10 +53,12 @@ def blocks_per_sm(arch: str, *, block: int, registers: int, shared_bytes: int) -
     limits = LIMITS[arch]
     if shared_bytes > limits.block_shared_bytes:
         return 0
-    warps = _round_up(-(-block // WARP), _PARTITIONS)
+    warps = -(-block // WARP)
     held = [limits.blocks, limits.warps // warps]
     if registers:
         warp_registers = _round_up(registers * WARP, _REGISTER_UNIT)
+        if warp_registers * _round_up(warps, _PARTITIONS) > _REGISTERS:
+            return 0
         held.append(_REGISTERS // _PARTITIONS // warp_registers * _PARTITIONS // warps)
     if taken := _round_up(shared_bytes + limits.reserved_bytes, limits.shared_unit):
         held.append(limits.shared_bytes // taken)

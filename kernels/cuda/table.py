@@ -51,6 +51,16 @@ class Row:
         """Whether it compiles, without spills or a stack frame, into what an SM can run."""
         return not (self.error or self.spills or self.stack_bytes) and self.occupancy > 0
 
+    @property
+    def state(self) -> str:
+        """In words, what makes it sound or not, and what it is."""
+        constants = " ".join(f"{name}={value}" for name, value in self.constants.items())
+        return f"{self.kernel} ({self.file}, {self.arch}, {constants}): " + (
+            self.error
+            or f"{self.registers} registers, {self.spills} bytes of spills, {self.stack_bytes} of "
+            f"stack, {self.shared_bytes} of shared memory, occupancy {self.occupancy}%"
+        )
+
 
 def all_kernels() -> list[Kernel]:
     """Return every ``Kernel`` that an ``on_cuda.py`` of the package holds."""
