@@ -26,10 +26,8 @@ __device__ __forceinline__ double weight_of(const Storage* weight, long long c) 
 struct Sum {
   static __device__ __forceinline__ double of(double a, double b) { return a + b; }
 };
-struct Largest {  // NaN where one is NaN
-  static __device__ __forceinline__ double of(double a, double b) {
-    return a > b || a != a ? a : b;
-  }
+struct Largest {  // may lose a NaN, which the sum of the exponentials then has
+  static __device__ __forceinline__ double of(double a, double b) { return a > b ? a : b; }
 };
 
 // Combine v over the threads of a row, in every one of them, in a fixed order.

@@ -110,6 +110,17 @@ def test_more_parameters_than_threads(backend, rng):
     assert np.array_equal(segments[:, STEP], 3 + segments[:, 3])
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_an_empty_parameter_may_lie_where_another_starts(backend, first):
+    rows = [[64, 0, 1, 1, 0], [64, 5, 0, 1, 0]]
+    segments = np.array([rows[first], rows[1 - first]])
+    param = np.ones(128, np.float32)
+    hyper = np.array([PLAIN, [0.5, 0, 0, 0, 0, 0]])
+    sgd.step(param, np.ones_like(param), None, segments, hyper)
+    assert np.flatnonzero(param != 1).tolist() == [64, 65, 66, 67, 68]
+    assert np.all(param[64:69] == np.float32(1) - np.float32(0.1))
+
+
 def test_bfloat16_is_stepped_in_float32(backend, rng):
     param, grad, b, segments, hyper = problem(rng, ml_dtypes.bfloat16)
     if backend != "emulator":
