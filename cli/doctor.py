@@ -66,7 +66,7 @@ def _kernels(as_json: bool, archs: list[str] | None) -> None:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    lines = [COLUMNS]
+    lines: list[tuple[str, ...]] = [COLUMNS]
     for row in rows:
         row["constants"] = " ".join(f"{name}={value}" for name, value in row["constants"].items())
         row["occupancy"] = f"{row['occupancy']}%"

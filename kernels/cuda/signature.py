@@ -295,7 +295,7 @@ class _Types:
         dtype: Any = np.dtype(fields, align=True)
         formats, offsets = zip(*(dtype.fields[name][:2] for name in dtype.names), strict=True)
         itemsize = dtype.itemsize + -dtype.itemsize % alignment
-        layout = {"names": dtype.names, "formats": formats, "offsets": offsets}
+        layout: Any = {"names": dtype.names, "formats": formats, "offsets": offsets}
         return np.dtype(layout | {"itemsize": itemsize}, align=True)
 
     def _length(self, text: str) -> tuple[int, ...]:
