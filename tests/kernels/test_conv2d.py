@@ -1,12 +1,13 @@
 """conv2d: definition against brute force, backends against the definition, adjoints, errors."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from tolerance import assert_within
 
 from convolt.kernels import conv2d
 from convolt.kernels.backend import use_backend
-from convolt.kernels.conv2d import Conv2dSize
+from convolt.kernels.conv2d import Conv2dSize, on_cuda
 
 # name: (x (N,H,W,C), w (K,R,S,C/G), window)
 CASES = {
@@ -31,6 +32,20 @@ CASES = {
     "primes": ((3, 13, 11, 7), (5, 3, 5, 7), {"stride": (1, 2), "padding": (1, 2)}),
     "row": ((2, 1, 17, 3), (4, 1, 5, 3), {"padding": (0, 2)}),
     "empty_batch": ((0, 5, 6, 3), (4, 3, 3, 3), {}),
+    "empty_batch_depthwise": ((0, 5, 6, 3), (3, 3, 3, 1), {"groups": 3}),
+    # What the CUDA kernels treat apart: packs of channels, wide tiles, split sums, many taps.
+    "first_layer": ((1, 9, 9, 3), (4, 7, 7, 3), {"stride": 2, "padding": 3}),
+    "packs": ((1, 4, 5, 8), (24, 2, 2, 8), {}),
+    "packs_stride_3": ((1, 7, 8, 8), (8, 3, 3, 8), {"stride": 3, "padding": 1}),
+    "packs_groups": ((1, 5, 4, 16), (8, 3, 1, 8), {"groups": 2, "padding": (1, 0)}),
+    "wide_tiles": ((1, 3, 3, 36), (36, 1, 2, 36), {}),
+    "split_sum": ((1, 17, 17, 1), (2, 1, 1, 1), {}),
+    "split_sum_depthwise": ((1, 17, 17, 2), (4, 1, 1, 1), {"groups": 2}),
+    "depthwise_49_taps": ((1, 3, 4, 3), (3, 7, 7, 1), {"groups": 3, "padding": 3}),
+    "depthwise_strides_differ": (
+        *((1, 7, 6, 33), (33, 2, 3, 1)),
+        {"groups": 33, "stride": (3, 2), "dilation": (2, 1), "padding": 1},
+    ),
 }
 
 
@@ -92,30 +107,98 @@ def test_the_definition_equals_the_equation(problem, rng):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_numba_equals_the_definition(problem, rng, dtype, nan_results):
+def test_backends_equal_the_definition(backend, problem, rng, dtype, nan_results):
     size, x, w = problem
     arrays = [x, w, rng.standard_normal(size.k), rng.standard_normal(size.y_shape)]
-    arrays = [a.astype(dtype) for a in arrays]
+    check_against_the_definition(size, [a.astype(dtype) for a in arrays], nan_results)
+
+
+def test_bfloat16_is_summed_in_float32_and_rounded(backend, problem, rng, nan_results):
+    size, x, w = problem
+    arrays = [x, w, rng.standard_normal(size.k), rng.standard_normal(size.y_shape)]
+    arrays = [a.astype(ml_dtypes.bfloat16) for a in arrays]
+    if backend in ("numpy", "numba"):
+        with pytest.raises(TypeError, match="conv2d: x has dtype bfloat16"):
+            run(size, *arrays)
+        return
+    check_against_the_definition(size, arrays, nan_results)
+
+
+def check_against_the_definition(size, arrays, nan_results):
     wide = [a.astype(np.float64) for a in arrays]
     with use_backend("numpy"):
         expected, magnitude = run(size, *wide), run(size, *map(abs, wide))
-    with use_backend("numba"), nan_results(conv2d):
+    with nan_results(conv2d):
         got = run(size, *arrays)
     for g, e, m, length in zip(got, expected, magnitude, lengths(size), strict=True):
-        assert g.dtype == dtype
+        assert g.dtype == arrays[0].dtype
         assert_within(g, e, m, length)
 
 
-def test_integers_give_equal_bits(problem, rng):
+def test_integers_give_equal_bits(backend, problem, rng):
     size, x, w = problem
     arrays = [rng.integers(-4, 5, a.shape).astype(np.float32) for a in (x, w)]
     arrays += [rng.integers(-4, 5, s).astype(np.float32) for s in (size.k, size.y_shape)]
     with use_backend("numpy"):
         expected = run(size, *arrays)
-    with use_backend("numba"):
-        got = run(size, *arrays)
+    got = run(size, *arrays)
     for g, e in zip(got, expected, strict=True):
         np.testing.assert_array_equal(g, e)
+
+
+def test_arrays_may_begin_anywhere(backend, rng):
+    """Contiguous, but not on a multiple of 16 bytes: a kernel that reads packs must notice."""
+    size = Conv2dSize.of((1, 4, 5, 8), (24, 2, 2, 8))
+    shapes = size.x_shape, size.w_shape, (size.k,), size.y_shape
+    arrays = [rng.integers(-4, 5, s).astype(np.float32) for s in shapes]
+    shifted = [np.append(np.float32(0), a)[1:].reshape(a.shape) for a in arrays]
+    assert any(a.ctypes.data % 16 for a in shifted)
+    with use_backend("numpy"):
+        expected = run(size, *arrays)
+    for g, e in zip(run(size, *shifted), expected, strict=True):
+        np.testing.assert_array_equal(g, e)
+
+
+@pytest.mark.parametrize("backend", ["emulator", "emulator-check"], indirect=True)
+def test_coordinates_beyond_int32_are_outside_the_image(backend):
+    window = {"stride": (2**30, 1), "padding": (2**30, 0)}
+    size = Conv2dSize.of((1, 1, 1, 1), (1, 1, 1, 1), **window)
+    x, w = np.full(size.x_shape, 2.0), np.full(size.w_shape, 3.0)
+    grad_y = np.array([5.0, 7.0, 11.0]).reshape(size.y_shape)
+    y, grad_x, grad_w = run(size, x, w, None, grad_y)
+    assert y.ravel().tolist() == [0, 6, 0]
+    assert (grad_x.item(), grad_w.item()) == (21, 14)
+
+
+def test_launch_configurations():
+    def configuration(*problem, **window):
+        size = Conv2dSize.of(*problem, **window)
+        verbs = ("fprop", "dgrad", "wgrad")
+        found = [getattr(on_cuda, f"{verb}_configuration")(size) for verb in verbs]
+        return [(kernel.entry.removeprefix("conv2d_"), kernel.block, g) for kernel, g in found]
+
+    # 8 * 28 * 28 = 98 * 64 pixels; 9 * 64 taps are 9 tiles, and 512 / 9 blocks each have a part.
+    assert configuration((8, 28, 28, 64), (64, 3, 3, 64), padding=1) == [
+        ("fprop_tiled", 256, 98),
+        ("dgrad_tiled", 256, 98),
+        ("wgrad_tiled", 256, (9, 49)),
+    ]
+    # Few filters and channels: tiles with a side of 16. One phase of the gradient has 3 * 3 pixels.
+    assert configuration((1, 6, 6, 20), (8, 3, 3, 10), stride=2, groups=2) == [
+        ("fprop_tiled", 64, 2),
+        ("dgrad_tiled", 64, 2 * 4),
+        ("wgrad_tiled", 64, (2 * 2, 1)),
+    ]
+    # A stride beyond the image has a phase for each pixel, not for each step of the stride.
+    assert configuration((1, 2, 3, 1), (2, 1, 1, 1), stride=5)[1] == ("dgrad_tiled", 64, 6)
+    assert configuration((4, 14, 14, 40), (40, 3, 3, 1), groups=40, padding=1) == [
+        ("fprop_depthwise", 256, 25 * 2),
+        ("dgrad_depthwise", 256, 25 * 2),
+        ("wgrad_depthwise", 256, (2 * 3, 6)),
+    ]
+    # An empty batch launches nothing but the gradient of w, which must be filled.
+    empty = configuration((0, 5, 5, 3), (4, 3, 3, 3))
+    assert [grid for _, _, grid in empty] == [0, 0, (1, 1)]
 
 
 def test_dgrad_and_wgrad_are_adjoints_of_fprop(backend, problem, rng):
