@@ -26,12 +26,11 @@ _CUDA, _CPU = 2, 1  # DLPack's device types
 _BFLOAT_CODE, _UINT_CODE = 4, 1  # DLPack's type codes
 
 _allocations = weakref.WeakValueDictionary()  # address -> buffer
-_log = []  # what was asked of the host: "synchronize" for each wait
 
 
-def synchronizations():
-    """How often the host has waited for the GPU so far."""
-    return len(_log)
+def is_installed(cupy):
+    """Whether this is the module that works without a GPU."""
+    return cupy.cuda.Stream is _Stream
 
 
 @contextmanager
@@ -166,22 +165,24 @@ def _argsort(self, axis=-1, kind=None):
     return _device(np.argsort(_ready(self), axis=axis, kind="stable"))
 
 
+def _parts(index):
+    return index if isinstance(index, tuple) else (index,)
+
+
 def _is_basic(index):
-    parts = index if isinstance(index, tuple) else (index,)
     return all(
         part is None
         or part is Ellipsis
         or isinstance(part, slice)
         or (isinstance(part, int | np.integer) and not isinstance(part, bool))
-        for part in parts
+        for part in _parts(index)
     )
 
 
 def _on_host(index):
     import cupy
 
-    parts = index if isinstance(index, tuple) else (index,)
-    return tuple(_ready(part) if isinstance(part, cupy.ndarray) else part for part in parts)
+    return tuple(_ready(p) if isinstance(p, cupy.ndarray) else p for p in _parts(index))
 
 
 def _getitem(self, index):
@@ -189,6 +190,8 @@ def _getitem(self, index):
 
     if _is_basic(index):
         return super(cupy.ndarray, self).__getitem__(index)
+    if any(getattr(part, "dtype", None) == np.bool_ for part in _parts(index)):
+        _declare_synchronize()  # for the size of the result
     return _device(np.ascontiguousarray(_ready(self)[_on_host(index)]))
 
 
@@ -323,7 +326,7 @@ class _Stream:
         self.enqueue(event.finish)
 
     def synchronize(self):
-        _log.append("synchronize")
+        _declare_synchronize()
         self.finish()
 
     def __enter__(self):
@@ -347,7 +350,7 @@ class _Event:
             self.stream.finish(self.after)
 
     def synchronize(self):
-        _log.append("synchronize")
+        _declare_synchronize()
         self.finish()
 
     @property
@@ -362,6 +365,13 @@ _current = [_NULL]
 
 def _stream(given=None):
     return given or _current[-1]
+
+
+def _declare_synchronize():
+    """The host waits: an error inside ``cupyx.allow_synchronize(False)``."""
+    import cupy
+
+    cupy._core.syncdetect._declare_synchronize()
 
 
 # ---- Kernels -------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""CuPy for the tests of this folder: over host memory everywhere, and on a GPU where there is one."""
+"""CuPy for this folder: over host memory everywhere, and on a GPU where there is one."""
 
 import host_cupy
 import pytest
