@@ -26,10 +26,12 @@ struct Strided {
   int c[AXES];
 };
 
+// An array, or a number where `at` is null.
 template <typename T>
 struct Operand {
   T* at;
   const int* stride;
+  double number = 0;
 };
 
 // Moves the operands from their first element to element i of the space.
@@ -46,22 +48,28 @@ __device__ __forceinline__ void move_to(unsigned i, const Strided& size, Operand
   }
 }
 
-// N neighbours along axis 0, or one element N times.
+// N neighbours along axis 0, or one element or number N times, as arithmetic takes them.
 template <int N, typename T>
-__device__ __forceinline__ Pack<T, N> load_along(const T* p, int stride) {
-  if (stride == 1) return load_pack<N>(p);
-  const T repeated = *p;
-  Pack<T, N> v;
+__device__ __forceinline__ auto load_along(const Operand<const T>& x) {
+  typedef decltype(to_real(T())) R;
+  Pack<R, N> v;
+  if (x.at != nullptr && x.stride[0] == 1) {
+    const Pack<T, N> stored = load_pack<N>(x.at);
 #pragma unroll
-  for (int i = 0; i < N; ++i) v.at[i] = repeated;
+    for (int i = 0; i < N; ++i) v.at[i] = to_real(stored.at[i]);
+  } else {
+    const R repeated = x.at != nullptr ? to_real(*x.at) : static_cast<R>(x.number);
+#pragma unroll
+    for (int i = 0; i < N; ++i) v.at[i] = repeated;
+  }
   return v;
 }
 
-template <int N, typename Y, typename F, typename... X>
-__device__ __forceinline__ void store_each(Y* y, F f, const Pack<X, N>&... x) {
+template <int N, typename Y, typename F, typename... R>
+__device__ __forceinline__ void store_each(Y* y, F f, const Pack<R, N>&... x) {
   Pack<Y, N> v;
 #pragma unroll
-  for (int i = 0; i < N; ++i) v.at[i] = to_storage<Y>(f(to_real(x.at[i])...));
+  for (int i = 0; i < N; ++i) v.at[i] = to_storage<Y>(f(x.at[i]...));
   store_pack<N>(y, v);
 }
 
@@ -70,7 +78,7 @@ template <int N, typename F, typename Y, typename... X>
 __device__ __forceinline__ void neighbours(unsigned i, const Strided& size, F f, Operand<Y> y,
                                            Operand<const X>... x) {
   move_to(i, size, y, x...);
-  store_each<N>(y.at, f, load_along<N>(x.at, x.stride[0])...);
+  store_each<N>(y.at, f, load_along<N>(x)...);
 }
 
 // Neighbours that a thread moves when packed.
@@ -96,18 +104,20 @@ __device__ __forceinline__ void all_elements(const Strided& size, F f, Operand<Y
 }
 
 // y = f(a), y = f(a, b), y = f(a, b, c), f taking and giving Reals. y may be one of the operands.
+// Operands that are null stand for a number.
 template <typename F, typename Y, typename A>
 __device__ __forceinline__ void for_each(const Strided& size, F f, Y* y, const A* a) {
   all_elements(size, f, Operand<Y>{y, size.y}, Operand<const A>{a, size.a});
 }
 template <typename F, typename Y, typename A, typename B>
-__device__ __forceinline__ void for_each(const Strided& size, F f, Y* y, const A* a, const B* b) {
-  all_elements(size, f, Operand<Y>{y, size.y}, Operand<const A>{a, size.a},
-               Operand<const B>{b, size.b});
+__device__ __forceinline__ void for_each(const Strided& size, F f, Y* y, const A* a, const B* b,
+                                         double number = 0) {
+  all_elements(size, f, Operand<Y>{y, size.y}, Operand<const A>{a, size.a, number},
+               Operand<const B>{b, size.b, number});
 }
 template <typename F, typename Y, typename A, typename B, typename C>
 __device__ __forceinline__ void for_each(const Strided& size, F f, Y* y, const A* a, const B* b,
-                                         const C* c) {
+                                         const C* c, double b_number, double c_number) {
   all_elements(size, f, Operand<Y>{y, size.y}, Operand<const A>{a, size.a},
-               Operand<const B>{b, size.b}, Operand<const C>{c, size.c});
+               Operand<const B>{b, size.b, b_number}, Operand<const C>{c, size.c, c_number});
 }

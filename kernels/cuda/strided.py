@@ -41,18 +41,19 @@ class Strided:
     threads: int
 
     @classmethod
-    def of(cls, y: Array, *operands: Array) -> Strided:
-        """Return how to walk ``y`` and ``operands``, which broadcast to its shape.
+    def of(cls, y: Array, *operands: Array | None) -> Strided:
+        """Return how to walk ``y`` and ``operands``, which broadcast to its shape; None: nothing.
 
         Raises:
             ValueError: As ``walk``; or strides are not whole elements.
         """
         arrays = (y, *operands)
-        pack = min(_PACK_BYTES // max(x.itemsize for x in arrays), _PACK)
+        widest = max(x.itemsize for x in arrays if x is not None)
+        pack = min(_PACK_BYTES // widest, _PACK)
         return _strided(
             y.shape,
-            tuple((x.shape, x.strides, x.itemsize) for x in arrays),
-            tuple(address(x) % (pack * x.itemsize) == 0 for x in arrays),
+            tuple(None if x is None else (x.shape, x.strides, x.itemsize) for x in arrays),
+            tuple(x is None or address(x) % (pack * x.itemsize) == 0 for x in arrays),
             pack,
         )
 
@@ -98,7 +99,7 @@ class Strided:
 def launch(
     kernel: Kernel,
     y: Array,
-    *operands: Array,
+    *operands: Array | None,
     options: tuple[float, ...] = (),
     **constants: Constant,
 ) -> None:
@@ -147,9 +148,13 @@ def merged(shape: Shape, steps: Sequence[Steps]) -> tuple[Shape, tuple[Steps, ..
 
 @lru_cache(maxsize=4096)
 def _strided(
-    shape: Shape, arrays: tuple[tuple[Shape, Shape, int], ...], aligned: tuple[bool, ...], pack: int
+    shape: Shape,
+    arrays: tuple[tuple[Shape, Shape, int] | None, ...],
+    aligned: tuple[bool, ...],
+    pack: int,
 ) -> Strided:
-    return Strided.walk(shape, [steps_of(*array, shape) for array in arrays], aligned, pack)
+    steps = [steps_of(*array, shape) if array else (0,) * len(shape) for array in arrays]
+    return Strided.walk(shape, steps, aligned, pack)
 
 
 def _padded(field: Steps) -> Steps:

@@ -6,6 +6,7 @@ Operands are arrays of any strides whose shapes broadcast, or Python numbers; on
 array. The result has the memory order of the first operand of full shape. dtypes promote as in
 PyTorch: the widest dtype of the highest category (bool < int < float), where Python numbers and
 0-d arrays count only if they raise the category; a Python float then means float32.
+Implementations take NumPy scalars for Python numbers.
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import layout
-from ..arrays import BFLOAT16, Array, full, is_float
+from ..arrays import BFLOAT16, Array, full, is_float, is_floating
 from ..backend import backend_of, implementation
 
 Operand = Any  # Array, or a Python bool, int or float
@@ -59,7 +60,7 @@ def _wider(a: np.dtype, b: np.dtype) -> np.dtype:
 
 
 def _category(dtype: np.dtype) -> int:
-    kind = "f" if dtype.name == BFLOAT16 else dtype.kind
+    kind = "f" if is_floating(dtype) else dtype.kind
     if kind not in "biuf":
         raise TypeError(f"cannot compute with dtype {dtype}")
     return {"b": _BOOL, "i": _INTEGER, "u": _INTEGER, "f": _FLOAT}[kind]
@@ -67,11 +68,14 @@ def _category(dtype: np.dtype) -> int:
 
 def _run(name: str, operands: tuple[Operand, ...], dtypes: tuple[Any, ...], result: Any) -> Array:
     """Convert and broadcast the operands, allocate the result, fill it in."""
-    like = next(x for x in operands if hasattr(x, "dtype"))
-    arrays = [
-        layout.cast(x, dtype) if hasattr(x, "dtype") else full(like, x, (), dtype)
+    like = next((x for x in operands if _is_array(x)), None)
+    if like is None:
+        raise TypeError(f"{name}: one operand must be an array, got {operands}")
+    operands = tuple(
+        layout.cast(x, dtype) if _is_array(x) else _number(x, like, dtype)
         for x, dtype in zip(operands, dtypes, strict=True)
-    ]
+    )
+    arrays = [x for x in operands if _is_array(x)]
     try:
         shape = np.broadcast_shapes(*(x.shape for x in arrays))
     except ValueError:
@@ -83,8 +87,24 @@ def _run(name: str, operands: tuple[Operand, ...], dtypes: tuple[Any, ...], resu
         if whole is None
         else np.empty_like(whole, dtype=result, order="K")
     )
-    getattr(implementation(__name__, *arrays), name)(*arrays, y)
+    getattr(implementation(__name__, *arrays), name)(*operands, y)
     return y
+
+
+def _is_array(x: Operand) -> bool:
+    return hasattr(x, "dtype") and not isinstance(x, np.generic)
+
+
+def _number(x: Operand, like: Array, dtype: Any) -> Any:
+    """Return a number as a NumPy scalar, which kernels are given by value, as a float64.
+
+    For bfloat16 it stays float32; an integer that a float64 cannot hold is given as an array.
+    """
+    dtype = np.dtype(dtype)
+    if dtype.kind in "iu" and abs(x) > 2**53:
+        return full(like, x, (), dtype)
+    with np.errstate(over="ignore"):
+        return (np.dtype(np.float32) if dtype.name == BFLOAT16 else dtype).type(x)
 
 
 def _unary(name: str, x: Array) -> Array:

@@ -1,7 +1,8 @@
 // Arithmetic and comparisons over arrays of any strides; strided.cuh says how they are walked.
 //
 // At most one operation for two elements moved: every kernel is bound by memory on every GPU. The
-// formulas under Traffic are for operands of full shape; broadcast ones are read less.
+// formulas under Traffic are for operands of full shape; broadcast ones are read less. An operand
+// that is null stands for a number, which has not been rounded to a bfloat16.
 #include "../cuda/strided.cuh"
 
 __device__ __forceinline__ float power(float a, float b) { return powf(a, b); }
@@ -34,8 +35,8 @@ __device__ __forceinline__ T magnitude(T v) {
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.add
 extern "C" __global__ void __launch_bounds__(BLOCK, 4)
-    elementwise_add(const Storage* a, const Storage* b, Storage* y, Strided size) {
-  for_each(size, [](Real a, Real b) { return a + b; }, y, a, b);
+    elementwise_add(const Storage* a, const Storage* b, Storage* y, Strided size, double number) {
+  for_each(size, [](Real a, Real b) { return a + b; }, y, a, b, number);
 }
 
 // elementwise_subtract: y = a - b
@@ -47,8 +48,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.subtract
 extern "C" __global__ void __launch_bounds__(BLOCK, 4)
-    elementwise_subtract(const Storage* a, const Storage* b, Storage* y, Strided size) {
-  for_each(size, [](Real a, Real b) { return a - b; }, y, a, b);
+    elementwise_subtract(const Storage* a, const Storage* b, Storage* y, Strided size,
+                         double number) {
+  for_each(size, [](Real a, Real b) { return a - b; }, y, a, b, number);
 }
 
 // elementwise_multiply: y = a * b, of bools: a and b
@@ -60,8 +62,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.multiply
 extern "C" __global__ void __launch_bounds__(BLOCK, 4)
-    elementwise_multiply(const Storage* a, const Storage* b, Storage* y, Strided size) {
-  for_each(size, [](Real a, Real b) { return a * b; }, y, a, b);
+    elementwise_multiply(const Storage* a, const Storage* b, Storage* y, Strided size,
+                         double number) {
+  for_each(size, [](Real a, Real b) { return a * b; }, y, a, b, number);
 }
 
 // elementwise_power: y = a ** b
@@ -73,8 +76,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.power
 extern "C" __global__ void __launch_bounds__(BLOCK, 4)
-    elementwise_power(const Storage* a, const Storage* b, Storage* y, Strided size) {
-  for_each(size, [](Real a, Real b) { return power(a, b); }, y, a, b);
+    elementwise_power(const Storage* a, const Storage* b, Storage* y, Strided size, double number) {
+  for_each(size, [](Real a, Real b) { return power(a, b); }, y, a, b, number);
 }
 
 // elementwise_maximum: y = the larger of a and b; NaN where either is
@@ -86,8 +89,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.maximum
 extern "C" __global__ void __launch_bounds__(BLOCK, 4)
-    elementwise_maximum(const Storage* a, const Storage* b, Storage* y, Strided size) {
-  for_each(size, [](Real a, Real b) { return a > b || a != a ? a : b; }, y, a, b);
+    elementwise_maximum(const Storage* a, const Storage* b, Storage* y, Strided size,
+                        double number) {
+  for_each(size, [](Real a, Real b) { return a > b || a != a ? a : b; }, y, a, b, number);
 }
 
 // elementwise_minimum: y = the smaller of a and b; NaN where either is
@@ -99,8 +103,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.minimum
 extern "C" __global__ void __launch_bounds__(BLOCK, 4)
-    elementwise_minimum(const Storage* a, const Storage* b, Storage* y, Strided size) {
-  for_each(size, [](Real a, Real b) { return a < b || a != a ? a : b; }, y, a, b);
+    elementwise_minimum(const Storage* a, const Storage* b, Storage* y, Strided size,
+                        double number) {
+  for_each(size, [](Real a, Real b) { return a < b || a != a ? a : b; }, y, a, b, number);
 }
 
 // elementwise_equal: y = a == b
@@ -112,8 +117,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.equal
 extern "C" __global__ void __launch_bounds__(BLOCK, 4)
-    elementwise_equal(const Storage* a, const Storage* b, bool* y, Strided size) {
-  for_each(size, [](Real a, Real b) { return a == b; }, y, a, b);
+    elementwise_equal(const Storage* a, const Storage* b, bool* y, Strided size, double number) {
+  for_each(size, [](Real a, Real b) { return a == b; }, y, a, b, number);
 }
 
 // elementwise_not_equal: y = a != b
@@ -125,8 +130,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.not_equal
 extern "C" __global__ void __launch_bounds__(BLOCK, 4)
-    elementwise_not_equal(const Storage* a, const Storage* b, bool* y, Strided size) {
-  for_each(size, [](Real a, Real b) { return a != b; }, y, a, b);
+    elementwise_not_equal(const Storage* a, const Storage* b, bool* y, Strided size,
+                          double number) {
+  for_each(size, [](Real a, Real b) { return a != b; }, y, a, b, number);
 }
 
 // elementwise_less: y = a < b
@@ -138,8 +144,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.less
 extern "C" __global__ void __launch_bounds__(BLOCK, 4)
-    elementwise_less(const Storage* a, const Storage* b, bool* y, Strided size) {
-  for_each(size, [](Real a, Real b) { return a < b; }, y, a, b);
+    elementwise_less(const Storage* a, const Storage* b, bool* y, Strided size, double number) {
+  for_each(size, [](Real a, Real b) { return a < b; }, y, a, b, number);
 }
 
 // elementwise_less_equal: y = a <= b
@@ -151,8 +157,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.less_equal
 extern "C" __global__ void __launch_bounds__(BLOCK, 4)
-    elementwise_less_equal(const Storage* a, const Storage* b, bool* y, Strided size) {
-  for_each(size, [](Real a, Real b) { return a <= b; }, y, a, b);
+    elementwise_less_equal(const Storage* a, const Storage* b, bool* y, Strided size,
+                           double number) {
+  for_each(size, [](Real a, Real b) { return a <= b; }, y, a, b, number);
 }
 
 // elementwise_where: y = a where the condition holds, else b
@@ -165,9 +172,10 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
 // Source    numpy.where
 extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     elementwise_where(const bool* condition, const Storage* a, const Storage* b, Storage* y,
-                      Strided size) {
+                      Strided size, double a_number, double b_number) {
   for_each(
-      size, [](bool condition, Real a, Real b) { return condition ? a : b; }, y, condition, a, b);
+      size, [](bool condition, Real a, Real b) { return condition ? a : b; }, y, condition, a, b,
+      a_number, b_number);
 }
 
 // elementwise_negative: y = -x

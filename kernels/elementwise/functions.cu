@@ -12,8 +12,9 @@
 // Limits    y may be one of the operands, not overlap with one in another way
 // Source    numpy.divide
 extern "C" __global__ void __launch_bounds__(BLOCK, 4)
-    elementwise_divide(const Storage* a, const Storage* b, Storage* y, Strided size) {
-  for_each(size, [](Real a, Real b) { return a / b; }, y, a, b);
+    elementwise_divide(const Storage* a, const Storage* b, Storage* y, Strided size,
+                       double number) {
+  for_each(size, [](Real a, Real b) { return a / b; }, y, a, b, number);
 }
 
 // elementwise_exp: y = e ** x

@@ -1,5 +1,7 @@
 """elementwise on CUDA: launches of elementwise.cu (any type) and functions.cu (floats)."""
 
+import numpy as np
+
 from ..cuda.launch import FLOAT_TYPES, Kernel
 from ..cuda.strided import launch
 
@@ -31,52 +33,71 @@ _LOG = _kernel("functions.cu", "log", FLOAT_TYPES)
 _SQRT = _kernel("functions.cu", "sqrt", FLOAT_TYPES)
 
 
+def _array(operand):
+    """Return what a kernel takes for an operand: an array, or None for a number."""
+    return None if isinstance(operand, np.generic) else operand
+
+
+def _number(operand):
+    return float(operand) if isinstance(operand, np.generic) else 0.0
+
+
+def _array_of(a, b):
+    return b if isinstance(a, np.generic) else a
+
+
+def _binary(kernel, y, a, b, dtype):
+    number = _number(a if isinstance(a, np.generic) else b)
+    launch(kernel, y, _array(a), _array(b), options=(number,), STORAGE=dtype)
+
+
 def add(a, b, y):
-    launch(_ADD, y, a, b, STORAGE=a.dtype)
+    _binary(_ADD, y, a, b, y.dtype)
 
 
 def subtract(a, b, y):
-    launch(_SUBTRACT, y, a, b, STORAGE=a.dtype)
+    _binary(_SUBTRACT, y, a, b, y.dtype)
 
 
 def multiply(a, b, y):
-    launch(_MULTIPLY, y, a, b, STORAGE=a.dtype)
+    _binary(_MULTIPLY, y, a, b, y.dtype)
 
 
 def divide(a, b, y):
-    launch(_DIVIDE, y, a, b, STORAGE=a.dtype)
+    _binary(_DIVIDE, y, a, b, y.dtype)
 
 
 def power(a, b, y):
-    launch(_POWER, y, a, b, STORAGE=a.dtype)
+    _binary(_POWER, y, a, b, y.dtype)
 
 
 def maximum(a, b, y):
-    launch(_MAXIMUM, y, a, b, STORAGE=a.dtype)
+    _binary(_MAXIMUM, y, a, b, y.dtype)
 
 
 def minimum(a, b, y):
-    launch(_MINIMUM, y, a, b, STORAGE=a.dtype)
+    _binary(_MINIMUM, y, a, b, y.dtype)
 
 
 def equal(a, b, y):
-    launch(_EQUAL, y, a, b, STORAGE=a.dtype)
+    _binary(_EQUAL, y, a, b, _array_of(a, b).dtype)
 
 
 def not_equal(a, b, y):
-    launch(_NOT_EQUAL, y, a, b, STORAGE=a.dtype)
+    _binary(_NOT_EQUAL, y, a, b, _array_of(a, b).dtype)
 
 
 def less(a, b, y):
-    launch(_LESS, y, a, b, STORAGE=a.dtype)
+    _binary(_LESS, y, a, b, _array_of(a, b).dtype)
 
 
 def less_equal(a, b, y):
-    launch(_LESS_EQUAL, y, a, b, STORAGE=a.dtype)
+    _binary(_LESS_EQUAL, y, a, b, _array_of(a, b).dtype)
 
 
 def where(condition, a, b, y):
-    launch(_WHERE, y, condition, a, b, STORAGE=a.dtype)
+    numbers = _number(a), _number(b)
+    launch(_WHERE, y, condition, _array(a), _array(b), options=numbers, STORAGE=y.dtype)
 
 
 def negative(x, y):

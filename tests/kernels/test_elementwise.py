@@ -112,6 +112,43 @@ def test_backends_agree_on_the_bits_of_integers_in_any_type_and_memory(backend, 
                 np.testing.assert_array_equal(got, expected)
 
 
+NUMBERS = [2, 0.1, -0.0, math.inf, math.nan, 2**53 + 1]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("name", [*BINARY, "where"])
+def test_numbers_are_as_arrays_of_one_element(backend, rng, name, number):
+    for dtype in (np.float32, np.int64):
+        x = np.array([0, 1, 2, 3, 5, 8, 2**53 + 1]).astype(dtype)
+        if name == "power" and number > 9:
+            continue
+        filled = np.full((), number, elementwise.common_dtype(x, number))
+        for pair, expected in (((x, number), (x, filled)), ((number, x), (filled, x))):
+            one, other = ((x > 1, *p) if name == "where" else p for p in (pair, expected))
+            with use_backend("numpy"):
+                expected = getattr(elementwise, name)(*other)
+            got = getattr(elementwise, name)(*one)
+            assert got.dtype == expected.dtype
+            rtol = 4 * np.finfo(np.float32).eps if name in ("divide", "power") else 0
+            np.testing.assert_allclose(got, expected, rtol=rtol)
+    two_numbers = elementwise.where(np.arange(9) % 2 == 0, 1.5, -0.5)
+    assert two_numbers.tolist() == [1.5, -0.5] * 4 + [1.5]
+    assert two_numbers.dtype == np.float32
+
+
+def test_numbers_keep_their_sign_and_are_not_rounded_to_bfloat16(backend):
+    x = np.ones(5, np.float32)
+    np.testing.assert_array_equal(elementwise.divide(x, -0.0), np.full(5, -np.inf))
+    np.testing.assert_array_equal(elementwise.add(np.float32(2), x), np.full(5, 3))
+    with pytest.raises(TypeError, match="one operand must be an array"):
+        elementwise.add(np.float32(2), 1)
+    if backend == "emulator":
+        x = np.full(5, 255, ml_dtypes.bfloat16)
+        y = elementwise.multiply(x, 1.003)  # as a bfloat16: 1
+        assert y.dtype == x.dtype
+        np.testing.assert_array_equal(y, np.full(5, 256))
+
+
 def test_negative_integers(backend, rng):
     a, b = rng.integers(-9, 10, (2, 50))
     for name in ("add", "subtract", "multiply", "maximum", "less"):
