@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from convolt.kernels.backend import why_not
+
 ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.skipif(
@@ -25,6 +27,17 @@ def test_training_loop(capsys):
     accuracy = runpy.run_path(str(ROOT / "examples" / "training_loop.py"))["main"](epochs=2)
     assert accuracy > 0.9
     assert "epoch 2: last loss" in capsys.readouterr().out
+
+
+def test_emulate_kernel(capsys):
+    if reason := why_not("emulator"):
+        pytest.skip(reason)
+    runpy.run_path(str(ROOT / "examples" / "emulate_kernel.py"), run_name="__main__")
+    direct, tiled, *_, mistake = capsys.readouterr().out.splitlines()
+    assert "24576 read and 196608 written" in direct
+    assert "24576 read and 24576 written in sectors, 0 bank conflicts" in tiled
+    assert "read of uninitialised static shared memory" in mistake
+    assert "transpose.cu:26" in mistake
 
 
 def test_the_snippet_in_the_readme():
