@@ -350,7 +350,6 @@ class _Event:
             self.stream.finish(self.after)
 
     def synchronize(self):
-        _declare_synchronize()
         self.finish()
 
     @property
