@@ -31,11 +31,11 @@ from convolt.kernels import (
     sgd,
     softmax_cross_entropy,
 )
-from convolt.kernels.backend import use_backend
+from convolt.kernels.backend import implementation, use_backend
+from convolt.kernels.conv2d import Conv2dSize
 from convolt.kernels.cuda.launch import Kernel
 from convolt.kernels.cuda.table import all_kernels
 from convolt.kernels.pooling_window import PoolSize
-from flat_buffers import buffer, table
 
 SCALES = (1, 2, 3)
 SECTOR_BYTES = 32
@@ -62,7 +62,7 @@ def random_array(*shape, dtype=np.float32):
     return np.random.default_rng(7).standard_normal(shape).astype(dtype)
 
 
-# ---- Element-wise, activations, layout ---------------------------------------------------------
+# ---- Element-wise, activations, layout -------------------------------------------------------
 
 
 def elements(scale):
@@ -169,11 +169,11 @@ for _name, _dtype in _TYPES.items():
 
 @case("indexing_backward_runs", "layout_copy_direct")
 def gather_backward(scale):
-    index = np.arange(256 * scale) // 2
-    indexing.backward(random_array(256 * scale, 8), index, (256 * scale, 8))
+    index = np.arange(1024 * scale)
+    indexing.backward(random_array(1024 * scale), index, (1024 * scale,))
 
 
-# ---- Reductions ----------------------------------------------------------------------------------
+# ---- Reductions ------------------------------------------------------------------------------
 
 
 @case("reduction_sum")
@@ -204,11 +204,11 @@ def min_of_rows(scale):
     return x.nbytes + 4 * 64 * scale
 
 
-# ---- Pooling, batch-norm ---------------------------------------------------------------------------
+# ---- Pooling, batch-norm ---------------------------------------------------------------------
 
 
 def pooled(scale, **window):
-    x = random_array(2 * scale, 16, 16, 32)
+    x = random_array(scale, 9, 8, 128)
     return x, PoolSize.of("pool", x.shape, **window)
 
 
@@ -251,17 +251,101 @@ def max_pool_indices(scale):
 
 @case("adaptive_avg_pool2d_forward_window")
 def adaptive_pool(scale):
-    x = random_array(2 * scale, 16, 16, 32)
+    x = random_array(scale, 8, 8, 128)
     return x.nbytes + adaptive_avg_pool2d.forward(x, 4).nbytes
 
 
 @case("adaptive_avg_pool2d_backward_gather")
 def adaptive_pool_backward(scale):
-    grad_y = random_array(2 * scale, 4, 4, 32)
-    return grad_y.nbytes + adaptive_avg_pool2d.backward(grad_y, (2 * scale, 16, 16, 32)).nbytes
+    grad_y = random_array(scale, 4, 4, 128)
+    return grad_y.nbytes + adaptive_avg_pool2d.backward(grad_y, (scale, 8, 8, 128)).nbytes
 
 
-# ---- Loss, random numbers, optimizers, images ----------------------------------------------------
+def normalized(scale):
+    x = random_array(256 * scale, 64)
+    return x, *(np.ones(64, np.float32) for _ in range(4))
+
+
+@case("batch_norm_forward_moments", "batch_norm_forward_combine", "batch_norm_forward_normalize")
+def batch_norm_forward(scale):
+    x, *channels = normalized(scale)
+    batch_norm.forward(x, *channels, 0.1, 1e-5)
+    return 3 * x.nbytes
+
+
+@case("batch_norm_backward_sums", "batch_norm_backward_combine", "batch_norm_backward_gradient")
+def batch_norm_backward(scale):
+    x, weight, *_ = normalized(scale)
+    mean, inv_std = np.zeros(64), np.ones(64)
+    batch_norm.backward(x + 1, x, mean, inv_std, weight)
+    return 5 * x.nbytes
+
+
+@case("batch_norm_forward_eval_statistics", "batch_norm_forward_normalize")
+def batch_norm_forward_eval(scale):
+    x, *channels = normalized(scale)
+    batch_norm.forward_eval(x, *channels, 1e-5)
+    return 2 * x.nbytes
+
+
+@case(
+    "batch_norm_forward_eval_statistics",
+    "batch_norm_backward_sums",
+    "batch_norm_backward_combine",
+    "batch_norm_forward_normalize",
+)
+def batch_norm_backward_eval(scale):
+    x, weight, _, running_mean, running_var = normalized(scale)
+    batch_norm.backward_eval(x + 1, x, weight, running_mean, running_var, 1e-5)
+    return 4 * x.nbytes
+
+
+# ---- Products and convolutions ---------------------------------------------------------------
+
+
+@case("linear_fprop_tiled", "linear_dgrad_tiled", "linear_wgrad_tiled", "linear_wgrad_sum")
+def linear_layer(scale):
+    x, w = random_array(256 * scale, 64), random_array(64, 64)
+    linear.dgrad(linear.fprop(x, w, random_array(64)), w)
+    linear.wgrad(x + 1, x)
+
+
+@case("linear_fprop_tiled", "linear_dgrad_tiled", "linear_wgrad_tiled", name="linear_classifier")
+def linear_classifier(scale):
+    x, w = random_array(64 * scale, 64), random_array(16, 64)
+    y = linear.fprop(x, w, None)
+    linear.dgrad(y, w)
+    linear.wgrad(y, x)
+
+
+def convolve(x, w, **window):
+    size = Conv2dSize.of(x.shape, w.shape, **window)
+    y = conv2d.fprop(x, w, None, size)
+    conv2d.dgrad(y, w, size)
+    conv2d.wgrad(y, x, size)
+
+
+@case("conv2d_fprop_tiled", "conv2d_dgrad_tiled", "conv2d_wgrad_tiled")
+def convolution(scale):
+    convolve(random_array(scale, 10, 10, 64), random_array(64, 3, 3, 64))
+
+
+@case("conv2d_dgrad_tiled", name="conv2d_stride_2")
+def strided_convolution(scale):
+    convolve(random_array(scale, 17, 17, 16), random_array(32, 3, 3, 16), stride=2)
+
+
+@case("conv2d_wgrad_tiled", "conv2d_wgrad_sum", name="conv2d_1x1_groups")
+def pointwise_convolution(scale):
+    convolve(random_array(scale, 16, 16, 32), random_array(64, 1, 1, 16), groups=2)
+
+
+@case("conv2d_fprop_depthwise", "conv2d_dgrad_depthwise", "conv2d_wgrad_depthwise")
+def depthwise_convolution(scale):
+    convolve(random_array(scale, 10, 10, 64), random_array(64, 3, 3, 1), groups=64)
+
+
+# ---- Loss, random numbers, optimizers, images ------------------------------------------------
 
 
 def classified(scale):
@@ -280,9 +364,7 @@ def cross_entropy_backward(scale):
     logits, target = classified(scale)
     loss, saved = softmax_cross_entropy.forward(logits, target, None, -100, 0.0, "mean")
     with emulator.record() as launches:
-        softmax_cross_entropy.backward(
-            np.ones_like(loss), logits, target, None, saved, -100, 0.0
-        )
+        softmax_cross_entropy.backward(np.ones_like(loss), logits, target, None, saved, -100, 0.0)
     return 2 * logits.nbytes, launches
 
 
@@ -299,9 +381,7 @@ def cross_entropy_of_probabilities_backward(scale):
     target = abs(logits)
     loss, saved = softmax_cross_entropy.forward(logits, target, None, -100, 0.0, "mean")
     with emulator.record() as launches:
-        softmax_cross_entropy.backward(
-            np.ones_like(loss), logits, target, None, saved, -100, 0.0
-        )
+        softmax_cross_entropy.backward(np.ones_like(loss), logits, target, None, saved, -100, 0.0)
     return 3 * logits.nbytes, launches
 
 
@@ -327,23 +407,33 @@ def uniform(scale):
     return random.uniform(TICKET, elements(scale)).nbytes
 
 
+@case("random_ticket_advance")
+def ticket(scale):
+    random.ticket(TICKET.copy(), scale)
+
+
+@case("random_philox_words")
+def words(scale):
+    out = np.empty(elements(scale), np.uint32)
+    implementation(random.__name__, out).philox(1, 2, 3, out)
+    return out.nbytes
+
+
 @case("random_normal_box_muller")
 def normal(scale):
     return random.normal(TICKET, elements(scale)).nbytes
 
 
 def optimizer_problem(scale, hyper, buffers):
-    segments, length = table([4096 * scale, 8192], [0, 0], [1, 1], [1, 1], np.float32)
-    draw = np.random.default_rng(3).random
-    arrays = [buffer(segments, length, np.float32, draw) for _ in range(buffers)]
-    return arrays, segments, np.array([hyper])
+    arrays = list(np.random.default_rng(3).random((buffers, 16384 * scale), np.float32))
+    return arrays, np.array([[0, 16384 * scale, 0, 1, 1]]), np.array([hyper])
 
 
 @case("sgd_step_flat", "sgd_count_steps")
 def sgd_step(scale):
     arrays, segments, hyper = optimizer_problem(scale, [0.1, 0.9, 0, 0, 0, 0], 3)
     sgd.step(*arrays, segments, hyper)
-    return 5 * 4 * (4096 * scale + 8192)
+    return 5 * 4 * 16384 * scale
 
 
 @case("adam_step_flat", "adam_count_steps")
@@ -352,7 +442,7 @@ def adam_step(scale):
     hyper = [0.01, 0.9, 0.999, 1e-8] + [0.0] * (columns - 4)
     arrays, segments, hyper = optimizer_problem(scale, hyper, 4)
     adam.step(*arrays, None, segments, hyper)
-    return 7 * 4 * (4096 * scale + 8192)
+    return 7 * 4 * 16384 * scale
 
 
 @case("crop_flip_normalize_forward_rows")
