@@ -7,9 +7,10 @@
 // sum runs in the order of grad_y.
 //
 // Mapping   one thread for each place; the one at the head of a run of equal cells adds up the run
-// Traffic   reads = (24 + STORAGE_BYTES) * count
+// Traffic   reads = (34 + STORAGE_BYTES) * count
 //           writes = STORAGE_BYTES * count
-//           where every cell is picked once, in order; places in disorder cost a sector each
+//           where every cell is picked once, in order: three cells, two of them not aligned, and a
+//           place for each; places in disorder cost a sector each
 // Roofline  memory bound
 // Limits    cells that no place picked are left alone; a cell picked very often is one thread's work
 // Source    the definition
