@@ -69,7 +69,7 @@ def elements(scale):
     return 16 * scale, 1024
 
 
-for _name in "relu leaky_relu sigmoid tanh".split():
+for _name in ["relu", "leaky_relu", "sigmoid", "tanh"]:
 
     def _forward(scale, name=_name):
         x = random_array(*elements(scale))
@@ -85,7 +85,7 @@ for _name in "relu leaky_relu sigmoid tanh".split():
     case(f"activation_{_name}", name=_name)(_forward)
     case(f"activation_{_name}_backward", name=f"{_name}_backward")(_backward)
 
-for _name in "add subtract multiply divide power maximum minimum".split():
+for _name in ["add", "subtract", "multiply", "divide", "power", "maximum", "minimum"]:
 
     def _binary(scale, name=_name):
         x = random_array(*elements(scale))
@@ -94,7 +94,7 @@ for _name in "add subtract multiply divide power maximum minimum".split():
 
     case(f"elementwise_{_name}", name=_name)(_binary)
 
-for _name in "equal not_equal less less_equal".split():
+for _name in ["equal", "not_equal", "less", "less_equal"]:
 
     def _comparison(scale, name=_name):
         x = random_array(*elements(scale))
@@ -103,7 +103,7 @@ for _name in "equal not_equal less less_equal".split():
 
     case(f"elementwise_{_name}", name=_name)(_comparison)
 
-for _name in "negative absolute sign exp log sqrt".split():
+for _name in ["negative", "absolute", "sign", "exp", "log", "sqrt"]:
 
     def _unary(scale, name=_name):
         x = random_array(*elements(scale))
