@@ -412,10 +412,3 @@ extern "C" int emulator_launch(const char* kernel, void (*entry)(void**), void* 
   snprintf(error, error_bytes, "%s", l.error.c_str());
   return 1;
 }
-
-// Sizes of the structs that Python mirrors, so that a mismatch is found at once.
-extern "C" void emulator_sizes(int* sizes) {
-  sizes[0] = sizeof(Options);
-  sizes[1] = sizeof(Buffer);
-  sizes[2] = sizeof(Counters);
-}
