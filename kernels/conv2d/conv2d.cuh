@@ -121,7 +121,8 @@ __device__ __forceinline__ Windows windows_of_x(const Storage* x, const Conv2dSi
 // Where a block's tile of a group's result begins. Blocks that run together have the columns of the
 // same rows.
 struct Corner {
-  int row, column, group, part;
+  unsigned row;  // the last of a tile may be beyond what an int holds
+  int column, group, part;
 
   // Blocks: part x rows / TILE_M x group x columns / TILE_N, the last fastest.
   __device__ __forceinline__ Corner(int rows, int groups, int columns) {

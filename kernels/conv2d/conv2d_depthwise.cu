@@ -189,9 +189,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 3)
 #pragma unroll
     for (int i = 0; i < PIXELS; ++i) {
       const Position at = radix.position(spot.pixel + i);
-      const unsigned h = at.middle + size.pad_top, w = at.low + size.pad_left;
-      const Place row{h / size.stride_h, int(h % size.stride_h)};
-      const Place column{w / size.stride_w, int(w % size.stride_w)};
+      const unsigned down = at.middle + size.pad_top, right = at.low + size.pad_left;
+      const Place row{down / size.stride_h, int(down % size.stride_h)};
+      const Place column{right / size.stride_w, int(right % size.stride_w)};
       inside[i] = at.high < unsigned(size.n) && spot.channel < size.c;
       reach[i] = {at.high * size.p * size.q, inside[i], row, column, column};
     }

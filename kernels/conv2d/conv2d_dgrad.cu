@@ -134,9 +134,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK, DGRAD_RESIDENT)
   for (int i = 0; i < SIDE; ++i) {
     const Position pixel = windows.pixel_radix.position(corner.row + result.row(i));
     if (pixel.high >= static_cast<unsigned>(size.n)) continue;
-    const unsigned h = rows.phase + pixel.middle * size.stride_h;
-    const unsigned w = columns.phase + pixel.low * size.stride_w;
-    const long long at = (pixel.high * size.h + h) * size.w + w;
+    const unsigned row = rows.phase + pixel.middle * size.stride_h;
+    const unsigned column = columns.phase + pixel.low * size.stride_w;
+    const long long at = (pixel.high * size.h + row) * size.w + column;
     result.store_row(i, grad_x + at * size.c + first_c + corner.column, group_c - corner.column);
   }
 }

@@ -45,8 +45,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
   if (bias != nullptr) result.add_to_rows(bias + first, count);
 #pragma unroll
   for (int i = 0; i < SIDE; ++i) {
-    const int pixel = corner.row + result.row(i);
-    if (pixel < pixels)
+    const unsigned pixel = corner.row + result.row(i);
+    if (pixel < static_cast<unsigned>(pixels))
       result.store_row(i, y + static_cast<long long>(pixel) * size.k + first, count);
   }
 }

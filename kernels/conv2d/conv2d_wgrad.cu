@@ -19,8 +19,8 @@ __device__ __forceinline__ void store_tile(T* to, int filters, int taps, const C
                                            const ThreadTile& result) {
 #pragma unroll
   for (int i = 0; i < SIDE; ++i) {
-    const int filter = corner.row + result.row(i);
-    if (filter >= filters) continue;
+    const unsigned filter = corner.row + result.row(i);
+    if (filter >= static_cast<unsigned>(filters)) continue;
     const long long first = (static_cast<long long>(corner.group) * filters + filter) * taps;
     result.store_row(i, to + first + corner.column, taps - corner.column);
   }

@@ -8,7 +8,8 @@ struct LinearSize {
 // Where a block's tile of a rows x columns result begins; the tiles of a line go side by side, so
 // that blocks that run together read the same rows of the first operand.
 struct Corner {
-  int row, column;
+  unsigned row;  // the last of a tile may be beyond what an int holds
+  int column;
 
   __device__ __forceinline__ explicit Corner(int columns) {
     const int across = tiles_of(columns, TILE_N);
@@ -38,8 +39,8 @@ __device__ __forceinline__ void store_tile(T* c, int rows, int columns, Corner c
                                            const ThreadTile& result) {
 #pragma unroll
   for (int i = 0; i < SIDE; ++i) {
-    const int row = corner.row + result.row(i);
-    if (row < rows)
+    const unsigned row = corner.row + result.row(i);
+    if (row < static_cast<unsigned>(rows))
       result.store_row(i, c + static_cast<long long>(row) * columns + corner.column,
                        columns - corner.column);
   }
