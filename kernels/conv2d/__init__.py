@@ -201,7 +201,8 @@ def fprop(x: Array, w: Array, bias: Array | None, size: Conv2dSize) -> Array:
     """Convolve activations with filters and add the bias, if there is one.
 
     Args:
-        x: Activations, (N, H, W, C), float32 or float64.
+        x: Activations, (N, H, W, C), float32 or float64; bfloat16 on ``cuda`` and ``emulator``,
+            summed in float32.
         w: Filters, (K, R, S, C/G), dtype and backend of ``x``.
         bias: (K,), dtype and backend of ``x``, or None.
         size: ``Conv2dSize.of`` these shapes.
@@ -223,7 +224,7 @@ def dgrad(grad_y: Array, w: Array, size: Conv2dSize) -> Array:
     """Gradient with respect to x: correlation of the padded grad_y with the rotated w.
 
     Args:
-        grad_y: (N, P, Q, K), float32 or float64.
+        grad_y: (N, P, Q, K), a dtype that ``fprop`` takes.
         w: (K, R, S, C/G), dtype and backend of ``grad_y``.
         size: Of the forward convolution.
 
@@ -243,7 +244,7 @@ def wgrad(grad_y: Array, x: Array, size: Conv2dSize) -> Array:
     """Gradient with respect to w: correlation of the padded x with grad_y.
 
     Args:
-        grad_y: (N, P, Q, K), float32 or float64.
+        grad_y: (N, P, Q, K), a dtype that ``fprop`` takes.
         x: (N, H, W, C), dtype and backend of ``grad_y``.
         size: Of the forward convolution.
 

@@ -57,7 +57,7 @@ def fprop(x: Array, w: Array, bias: Array | None) -> Array:
     """Multiply activations with the transposed weight and add the bias, if there is one.
 
     Args:
-        x: (M, C), float32 or float64.
+        x: (M, C), float32 or float64; bfloat16 on ``cuda`` and ``emulator``, summed in float32.
         w: (K, C), dtype and backend of ``x``.
         bias: (K,), dtype and backend of ``x``, or None.
 
