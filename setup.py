@@ -26,6 +26,9 @@ setup(
             for name in find_packages(include=[p for r in ROOMS for p in (r, f"{r}.*")])
         ),
     ],
-    package_data={"convolt": ["py.typed"], "convolt.kernels": ["**/*.cu", "**/*.cuh"]},
+    package_data={
+        "convolt": ["py.typed"],
+        "convolt.kernels": ["**/*.cu", "**/*.cuh", "**/*.cpp", "**/*.h"],
+    },
     cmdclass={"build_py": BuildPackage},
 )

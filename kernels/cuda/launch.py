@@ -151,7 +151,7 @@ class Kernel:
             TypeError: The number of arguments, a type, a dtype or a constant is wrong, or NumPy
                 and CuPy arrays are mixed.
             ValueError: A value does not fit the C type, the grid is out of range, a constant's
-                value is not allowed, or a result is read-only.
+                value is not allowed, a result is read-only, or an array is on another GPU.
             RuntimeError: The GPU does not take the launch; the message names the kernel, the
                 grid and the arguments.
         """
@@ -222,8 +222,12 @@ class Kernel:
         arguments: list[Argument],
     ) -> None:
         cupy = import_module("cupy")
+        device = cupy.cuda.Device()
+        arrays = [a for a in arguments if a.parameter.pointer and a.value is not None]
+        if elsewhere := [a for a in arrays if a.value.data.device_id != device.id]:
+            raise ValueError(f"{self}: not on the current GPU, {device.id}: {_listed(elsewhere)}")
         try:
-            function = self._function(cupy, variant, shared_bytes)
+            function = self._function(cupy, device, variant, shared_bytes)
             values = [_bytes_on_gpu(argument) for argument in arguments]
             function(grid, (self.block, 1, 1), values, shared_mem=shared_bytes)
         except (cupy.cuda.driver.CUDADriverError, cupy.cuda.runtime.CUDARuntimeError) as error:
@@ -233,9 +237,8 @@ class Kernel:
                 f"arguments: {_listed(arguments)}"
             ) from error
 
-    def _function(self, cupy: Any, variant: _Variant, shared_bytes: int) -> Any:
+    def _function(self, cupy: Any, device: Any, variant: _Variant, shared_bytes: int) -> Any:
         """The entry point on the current GPU, its module loaded once for each GPU."""
-        device = cupy.cuda.Device()
         function = variant.functions.get(device.id)
         if function is None:
             module = _module(cupy, device, self.path, variant.defines)

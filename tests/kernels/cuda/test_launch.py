@@ -277,9 +277,9 @@ def test_ceil_div(a, b, parts):
 class FakeArray:
     __module__ = "cupy"
 
-    def __init__(self, dtype, pointer, shape=(4,)):
+    def __init__(self, dtype, pointer, shape=(4,), gpu=0):
         self.dtype = np.dtype(dtype)
-        self.data = SimpleNamespace(ptr=pointer)
+        self.data = SimpleNamespace(ptr=pointer, device_id=gpu)
         self.shape = shape
 
 
@@ -337,7 +337,12 @@ def cupy(monkeypatch):
     return fake
 
 
-ON_GPU = {"x": FakeArray("f4", 0x7000), "y": FakeArray("f4", 0x8000), "index": None}
+def on_gpu(gpu=0):
+    x, y = FakeArray("f4", 0x7000, gpu=gpu), FakeArray("f4", 0x8000, gpu=gpu)
+    return {"x": x, "y": y, "index": None}
+
+
+ON_GPU = on_gpu()
 
 
 def test_a_launch_on_a_gpu_passes_pointers_and_values_as_bytes(kernel, cupy):
@@ -357,9 +362,9 @@ def test_a_module_is_loaded_once_for_each_gpu_and_set_of_constants(kernel, cupy)
     call(kernel, replace=ON_GPU, constants={"FLIP": False})
     assert len(cupy.loaded) == 2
     cupy.current = 1
-    call(kernel, replace=ON_GPU)
+    call(kernel, replace=on_gpu(1))
     cupy.current = 2
-    call(kernel, replace=ON_GPU)
+    call(kernel, replace=on_gpu(2))
     assert [code[2] for code in cupy.loaded[2:]] == ["sm_90a", "sm_100a"]
     cupy.current = 0
     call(kernel, replace=ON_GPU)
@@ -409,6 +414,13 @@ def test_a_launch_that_the_gpu_refuses_names_kernel_grid_and_sizes(kernel, cupy)
         "'FLIP': '1'",
     ):
         assert part in str(caught.value)
+
+
+def test_arrays_of_another_gpu_are_refused(kernel, cupy):
+    cupy.current = 1
+    with pytest.raises(ValueError, match=r"not on the current GPU, 1: x=cupy float32\(4,\)$"):
+        call(kernel, replace={**on_gpu(1), "x": ON_GPU["x"]})
+    assert not cupy.launches
 
 
 def test_numpy_and_cupy_arrays_do_not_mix(kernel, cupy):

@@ -15,11 +15,18 @@ ENTRY_POINTS = [(path, name) for path in all_sources() for name in read(path).en
 PACKAGE = Path(convolt.kernels.__file__).parent
 
 
-def test_every_entry_point_belongs_to_one_kernel_and_every_kernel_to_an_entry_point():
-    used = Counter((kernel.path, kernel.entry) for kernel in KERNELS)
-    assert not set(ENTRY_POINTS) - used.keys()
-    assert not used.keys() - set(ENTRY_POINTS)
-    assert not [kernel for kernel, times in used.items() if times > 1]
+def test_every_entry_point_belongs_to_a_kernel_and_every_kernel_to_an_entry_point():
+    assert {(kernel.path, kernel.entry) for kernel in KERNELS} == set(ENTRY_POINTS)
+
+
+def test_no_two_kernels_are_the_same():
+    """Kernels of one entry point differ in block or constants, as tiles do."""
+    variants = Counter(
+        (kernel.path, kernel.entry, tuple(sorted(defines.items())))
+        for kernel in KERNELS
+        for defines in kernel.combinations()
+    )
+    assert not [variant for variant, times in variants.items() if times > 1]
 
 
 def test_entry_points_have_names_of_their_own():
