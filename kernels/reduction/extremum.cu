@@ -29,16 +29,11 @@ __device__ __forceinline__ void extrema_of_rows(const Storage* x, const long lon
                                                 Storage* values, long long* indices,
                                                 const ReductionSize& size) {
   __shared__ Extremum scratch[BLOCK];
-  const Share share = share_of_thread(size);
   Extremum found = {Real(), -1};
-  if (share.inside) {
-#pragma unroll 2
-    for (long long i = share.first; i < share.last; i += size.team) {
-      const Real value = to_real(x[share.offset + i * size.reduced_stride]);
-      if (found.index < 0 || exceeds<LARGEST>(value, found.value))
-        found = {value, static_cast<int>(i)};
-    }
-  }
+  for_share(x, size, [&](long long i, Real value) {
+    if (found.index < 0 || exceeds<LARGEST>(value, found.value))
+      found = {value, static_cast<int>(i)};
+  });
   found = combine_teams(found, size, scratch, more_extreme<LARGEST>);
   const long long result = result_of_thread(size);
   if (result < 0) return;
@@ -58,7 +53,7 @@ __device__ __forceinline__ void extrema_of_rows(const Storage* x, const long lon
 // Roofline  memory bound
 // Limits    no part is empty; origins, values, indices may be null
 // Source    the definition
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     reduction_max(const Storage* __restrict__ x, const long long* __restrict__ origins,
                   Storage* __restrict__ values, long long* __restrict__ indices,
                   ReductionSize size) {
@@ -74,7 +69,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    no part is empty; origins, values, indices may be null
 // Source    the definition
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     reduction_min(const Storage* __restrict__ x, const long long* __restrict__ origins,
                   Storage* __restrict__ values, long long* __restrict__ indices,
                   ReductionSize size) {

@@ -1,7 +1,8 @@
 // What sums and extrema share: rows of a matrix of any strides, each reduced by a team of threads.
 //
 // x is (kept, reduced). BLOCK / team rows of it go to a block; the threads of a team take every
-// team-th element of their row, then combine what they have in a tree of fixed order. Rows that are
+// team-th element of their row, or 16 bytes, then combine what they have in a tree of fixed order.
+// Rows that are
 // few and long are cut into parts, which blocks of their own reduce; a second launch reduces the
 // parts. All of this is a function of the shape and strides alone.
 #pragma once
@@ -14,28 +15,38 @@ struct ReductionSize {
   int team;                         // threads of a row, a power of two up to BLOCK
   int along_kept;                   // whether neighbouring threads have neighbouring rows, so that
                                     // they read neighbours where rows are columns of memory
-};
-
-// What one thread reads: x[offset + i * size.reduced_stride] for i = first, first + team, ... < last.
-struct Share {
-  bool inside;  // whether there is such a row
-  long long offset;
-  long long first, last;
+  int packed;                       // whether rows are contiguous, and fall into 16 bytes
 };
 
 __device__ __forceinline__ unsigned row_groups(const ReductionSize& size) {
   return ceil_div(size.kept, BLOCK / size.team);
 }
 
-__device__ __forceinline__ Share share_of_thread(const ReductionSize& size) {
+// Calls f(i, x[row, i]) for each element that is this thread's share, i rising.
+template <typename X, typename F>
+__device__ __forceinline__ void for_share(const X* x, const ReductionSize& size, F f) {
+  constexpr int N = 16 / sizeof(X);
   const int rows = BLOCK / size.team;
   const int slot = size.along_kept ? threadIdx.x % rows : threadIdx.x / size.team;
   const int lane = size.along_kept ? threadIdx.x / rows : threadIdx.x % size.team;
   const unsigned group = blockIdx.x % row_groups(size), part = blockIdx.x / row_groups(size);
   const long long row = static_cast<long long>(group) * rows + slot;
+  if (row >= size.kept) return;
+  x += row * size.kept_stride;
+
   const long long begin = static_cast<long long>(part) * size.part;
   const long long end = begin + size.part < size.reduced ? begin + size.part : size.reduced;
-  return {row < size.kept, row * size.kept_stride, begin + lane, end};
+  if (size.packed) {
+    for (long long i = begin + lane * N; i < end; i += size.team * N) {
+      const Pack<X, N> v = load_pack<N>(x + i);
+#pragma unroll
+      for (int n = 0; n < N; ++n) f(i + n, to_real(v.at[n]));
+    }
+  } else {
+#pragma unroll 4
+    for (long long i = begin + lane; i < end; i += size.team)
+      f(i, to_real(x[i * size.reduced_stride]));
+  }
 }
 
 // Combines what the threads of each team have; the first BLOCK / team threads get the results of

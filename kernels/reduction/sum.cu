@@ -12,13 +12,8 @@ typedef ACCUMULATOR Accumulator;
 template <typename X, typename Y>
 __device__ __forceinline__ void sum_rows(const X* x, Y* y, const ReductionSize& size) {
   __shared__ Accumulator scratch[BLOCK];
-  const Share share = share_of_thread(size);
   Accumulator sum = 0;
-  if (share.inside) {
-#pragma unroll 4
-    for (long long i = share.first; i < share.last; i += size.team)
-      sum += static_cast<Accumulator>(to_real(x[share.offset + i * size.reduced_stride]));
-  }
+  for_share(x, size, [&](long long, auto v) { sum += static_cast<Accumulator>(v); });
   sum = combine_teams(sum, size, scratch, [](Accumulator a, Accumulator b) { return a + b; });
   const long long result = result_of_thread(size);
   if (result >= 0) y[result] = to_storage<Y>(sum);
@@ -32,7 +27,7 @@ __device__ __forceinline__ void sum_rows(const X* x, Y* y, const ReductionSize& 
 // Roofline  memory bound
 // Limits    floats; one part
 // Source    the definition
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     reduction_sum(const Storage* __restrict__ x, Storage* __restrict__ y, ReductionSize size) {
   sum_rows(x, y, size);
 }
@@ -45,7 +40,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    none
 // Source    the definition
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     reduction_sum_parts(const Storage* __restrict__ x, Accumulator* __restrict__ y,
                         ReductionSize size) {
   sum_rows(x, y, size);
@@ -59,7 +54,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 // Roofline  memory bound
 // Limits    floats; one part
 // Source    the definition
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     reduction_sum_finish(const Accumulator* __restrict__ x, Storage* __restrict__ y,
                          ReductionSize size) {
   sum_rows(x, y, size);

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from ..arrays import Array
 from ..cuda.launch import ceil_div
-from ..cuda.strided import steps_of
+from ..cuda.strided import address, steps_of
 
 BLOCK = 256
+PACK_BYTES = 16
 WARP = 32
 WORTH_A_THREAD = 4  # elements of a row
 WORTH_A_PART = 16  # elements for each thread of a part
@@ -27,6 +28,7 @@ class ReductionSize:
     part: int
     team: int
     along_kept: bool
+    packed: bool
 
     @classmethod
     def of(cls, rows: Array, *, cut: bool = True) -> ReductionSize:
@@ -34,16 +36,25 @@ class ReductionSize:
         kept, reduced = rows.shape
         kept_stride, reduced_stride = steps_of(rows.shape, rows.strides, rows.itemsize, rows.shape)
         along_kept = kept > 1 and (reduced == 1 or abs(kept_stride) < abs(reduced_stride))
+        pack = PACK_BYTES // rows.itemsize
+        packed = (
+            not along_kept
+            and reduced_stride == 1
+            and reduced % pack == kept_stride % pack == 0
+            and address(rows) % PACK_BYTES == 0
+        )
         team = _power_of_two(ceil_div(reduced, WORTH_A_THREAD))
         if along_kept:  # neighbouring threads: up to a warp of rows
             team = min(team, BLOCK // min(WARP, _power_of_two(kept)))
         else:
-            team = min(max(team, min(WARP, _power_of_two(reduced))), BLOCK)
+            whole_row = _power_of_two(reduced // pack if packed else reduced)
+            team = min(max(team, min(WARP, whole_row)), whole_row, BLOCK)
         groups = ceil_div(kept, BLOCK // team)
         parts = min(reduced // (team * WORTH_A_PART), BLOCKS // max(groups, 1)) if cut else 1
         part = max(ceil_div(ceil_div(reduced, max(parts, 1)), BLOCK) * BLOCK, 1)
         parts = max(ceil_div(reduced, part), 1)
-        return cls(kept, reduced, kept_stride, reduced_stride, parts, part, team, along_kept)
+        strides = kept_stride, reduced_stride
+        return cls(kept, reduced, *strides, parts, part, team, along_kept, packed)
 
     @property
     def blocks(self) -> int:

@@ -46,7 +46,7 @@ def test_sums_and_extrema_equal_loops(backend, rng, axes, dtype, nan_results):
     assert reduction.sum(x, axes, keepdims=True).shape == kept
 
 
-LONG = [(1, 9001), (9001, 1), (9001, 3), (3, 9001), (2, 4097), (40, 700), (9, 33)]
+LONG = [(1, 9001), (9001, 1), (9001, 3), (3, 9001), (2, 4097), (40, 700), (9, 33), (2, 9000)]
 
 
 @pytest.mark.parametrize("shape", LONG)
@@ -121,6 +121,11 @@ def test_rows_are_shared_out_as_memory_lies():
     assert ReductionSize.of(rows.reshape(4096, 64).T).along_kept
     assert ReductionSize.of(rows).team == 256
     assert ReductionSize.of(rows[:, :10]).team == 16
+    assert ReductionSize.of(rows).packed
+    assert ReductionSize.of(rows[:, :12]).packed
+    assert ReductionSize.of(rows[:, :12]).team == 4
+    for not_packed in (rows[:, :10], rows[:, 1:13], rows.reshape(-1)[:-4].reshape(10, -1)[:, :4]):
+        assert not ReductionSize.of(not_packed).packed
 
 
 def test_sums_do_not_depend_on_the_number_of_threads(rng):
