@@ -22,7 +22,7 @@ from .signature import Source, read
 
 ARCHS = ("sm_75", "sm_80", "sm_90a", "sm_100a")  # every kernel compiles for these
 
-_OPTIONS = ("--std=c++17", "--ptxas-options=-v")
+_OPTIONS = ("--std=c++17", "--generate-line-info", "--ptxas-options=-v")
 _FORMAT = 2  # of the files in the cache
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -80,7 +80,8 @@ def cubin(path: Path, defines: Mapping[str, str], arch: str) -> Cubin:
     file = cache_dir() / f"{_key(source, defines, arch, nvrtc.getVersion())}.bin"
     if (found := _load(file)) is None:
         found = _compile(nvrtc, source, defines, arch)
-        _save(file, found)
+        if Source(source.path).files == source.files:  # else edited meanwhile: another name
+            _save(file, found)
     return found
 
 
@@ -111,8 +112,9 @@ def _nvrtc() -> Any:
         nvrtc = import_module("cupy.cuda").nvrtc
         nvrtc.getVersion()
     except Exception as error:  # which one depends on what is missing
+        reason = str(error).partition("\n")[0]
         raise RuntimeError(
-            f"NVRTC, which compiles CUDA kernels, cannot be used: {str(error).splitlines()[0]}; "
+            f"NVRTC, which compiles CUDA kernels, cannot be used: {reason}; "
             "pip install 'convolt[cuda-compile]' (with a GPU: 'convolt[cuda13]' or [cuda12])"
         ) from error
     return nvrtc

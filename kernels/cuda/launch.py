@@ -223,8 +223,8 @@ class Kernel:
     ) -> None:
         cupy = import_module("cupy")
         device = cupy.cuda.Device()
-        arrays = [a for a in arguments if a.parameter.pointer and a.value is not None]
-        if elsewhere := [a for a in arrays if a.value.data.device_id != device.id]:
+        arrays = [(a, a.value) for a in arguments if a.parameter.pointer and a.value is not None]
+        if elsewhere := [a for a, array in arrays if array.data.device_id != device.id]:
             raise ValueError(f"{self}: not on the current GPU, {device.id}: {_listed(elsewhere)}")
         try:
             function = self._function(cupy, device, variant, shared_bytes)

@@ -189,6 +189,24 @@ def test_a_damaged_entry_is_compiled_again(kernel, compilations, damage):
     assert len(compilations) == 2
 
 
+def test_a_header_edited_after_it_was_read_leaves_nothing_in_the_cache(kernel, compilations):
+    read(kernel)
+    change_header(kernel)
+    cubin(kernel, DEFINES, "sm_80")
+    assert not cache_dir().exists()
+    read.cache_clear()
+    cubin(kernel, DEFINES, "sm_80")
+    assert len(list(cache_dir().iterdir())) == 1
+    assert len(compilations) == 2
+
+
+def test_instructions_know_their_lines(kernel):
+    """For compute-sanitizer and profilers."""
+    code = cubin(kernel, DEFINES, "sm_80").code
+    assert b".debug_line" in code
+    assert b"fill.cu" in code
+
+
 def test_an_entry_is_there_whole_or_not_at_all(kernel, monkeypatch):
     def interrupted(*_paths):
         raise KeyboardInterrupt
