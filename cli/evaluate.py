@@ -14,7 +14,8 @@ from .backend import announce_compilation, choose_backend
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 Checkpoint = Annotated[str, Option(help="best or last.")]
 Backend = Annotated[
-    str | None, Option(help="numba or numpy. [default: CONVOLT_BACKEND, else the best one]")
+    str | None,
+    Option(help="cuda, numba, numpy, emulator. [default: CONVOLT_BACKEND, else the best]"),
 ]
 Json = Annotated[bool, Option("--json", help="Print JSON.")]
 

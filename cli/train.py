@@ -61,7 +61,8 @@ def train(
         Option(help="Of weights, order, augmentation and the split of digits. [default: 0]"),
     ] = None,
     backend: Annotated[
-        str | None, Option(help="numba or numpy. [default: CONVOLT_BACKEND, else the best one]")
+        str | None,
+        Option(help="cuda, numba, numpy, emulator. [default: CONVOLT_BACKEND, else the best]"),
     ] = None,
     precision: Annotated[
         str | None, Option(help="ieee; tf32 and bf16 need the cuda backend. [default: ieee]")

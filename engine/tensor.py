@@ -40,13 +40,16 @@ class Tensor:
         requires_grad: Whether ``backward`` shall compute a gradient; floating dtypes only.
 
     Raises:
-        TypeError: ``data`` holds no numbers, or cannot have a gradient.
+        TypeError: ``data`` holds no numbers, or cannot have a gradient; or it is bfloat16 and not
+            on backend ``cuda`` or ``emulator``.
     """
 
     __array_ufunc__ = None  # array + Tensor calls Tensor.__radd__
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         self.data: Array = data.data if isinstance(data, Tensor) else _as_array(data)
+        if self.data.dtype.kind == "V":
+            check_floats("Tensor", data=self.data)  # bfloat16 where it cannot be computed with
         self.grad: Tensor | None = None
         self._requires_grad = False
         self._node: Node | None = None
@@ -662,23 +665,17 @@ def from_dlpack(source: Any) -> Tensor:
 
 def _as_array(data: Any) -> Array:
     if isinstance(data, np.ndarray) or is_cupy(data):
-        if data.dtype.kind not in "biuf":
-            _check_bfloat16(data)
+        if data.dtype.kind not in "biuf" and data.dtype.name != BFLOAT16:
+            raise TypeError(f"a Tensor holds numbers, not {data.dtype}")
         return data
     if is_on_gpu(data):
         return _as_array(shared(data))
     array = np.asarray(data)
-    if array.dtype.kind not in "biuf":
-        _check_bfloat16(array, f"{type(data).__name__}: {data!r}")
+    if array.dtype.kind not in "biuf" and array.dtype.name != BFLOAT16:
+        raise TypeError(f"a Tensor holds numbers, not {type(data).__name__}: {data!r}")
     if not hasattr(data, "dtype"):  # Python numbers
         array = array.astype({"f": np.float32, "i": np.int64}.get(array.dtype.kind, array.dtype))
     return array if array_module() is np else to_gpu(array)
-
-
-def _check_bfloat16(array: Array, named: Any = None) -> None:
-    if array.dtype.name != BFLOAT16:
-        raise TypeError(f"a Tensor holds numbers, not {named or array.dtype}")
-    check_floats("Tensor", data=array)
 
 
 def _sequence(given: Sequence[Any]) -> tuple[int, ...]:

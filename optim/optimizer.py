@@ -17,7 +17,7 @@ import numpy as np
 from ..engine import Tensor, enable_grad
 from ..engine.flat import FlatBuffer, check_gradient, flatten
 from ..kernels import layout
-from ..kernels.arrays import FLOATS, Array, full
+from ..kernels.arrays import Array, full, is_float
 from ..kernels.segments import ACTIVE, COLUMNS, GROUP, SIZE, START, STEP
 
 Group = dict[str, Any]
@@ -178,7 +178,7 @@ class Optimizer(ABC):
         for p in group["params"]:
             if not isinstance(p, Tensor):
                 raise TypeError(f"{name}: only Tensors can be stepped, got {type(p).__name__}")
-            if p.dtype not in FLOATS:
+            if not is_float(p.data):
                 raise TypeError(f"{name}: a parameter has dtype {p.dtype}, not float32 or float64")
             if p._node is not None:
                 raise ValueError(

@@ -22,6 +22,7 @@ from convolt.kernels.cuda.signature import Argument, read
 from convolt.kernels.emulator.run import run
 
 _ALIGNMENT = 512  # of CuPy's memory pool
+_GPU = 99  # its number: one that has no kernels of a real GPU loaded
 _CUDA, _CPU = 2, 1  # DLPack's device types
 _BFLOAT_CODE, _UINT_CODE = 4, 1  # DLPack's type codes
 
@@ -83,7 +84,7 @@ def _pointer(address, size, owner):
         def memset_async(self, value, size, stream=None):
             _stream(stream).enqueue(lambda: ctypes.memset(self.ptr, value, size))
 
-    return Pointer(memory.UnownedMemory(address, size, owner, 0), 0)
+    return Pointer(memory.UnownedMemory(address, size, owner, _GPU), 0)
 
 
 def _host(array):
@@ -218,7 +219,7 @@ def _cuda_array_interface(self):
 
 
 def _dlpack_device(self):
-    return _CUDA, 0
+    return _CUDA, _GPU
 
 
 def _dlpack(self, *, stream=None, max_version=None, dl_device=None, copy=None):
@@ -428,7 +429,7 @@ def _memory_at(address, dtype):
 
 
 class _Device:
-    id = -1  # no kernel of a GPU's
+    id = _GPU
     compute_capability = "90"
 
     def __init__(self, device=None):
