@@ -185,7 +185,7 @@ struct Worker {
   std::vector<Traffic> traffic;
   const Place* issued = nullptr;  // where the kernel issued the task that runs
   bool of_lane = false;           // that task is a copy by a single lane
-  bool silent = false;                // a model runs: its plain accesses are no kernel's
+  bool silent = false;            // a model runs: its plain accesses are no kernel's
 
   Counters counters{};
   char alternate_stack[65536];
