@@ -24,7 +24,7 @@ def main(epochs: int = 3) -> float:
     for epoch in range(epochs):
         model.train()
         for images, labels in batches.batches(epoch):
-            loss = F.cross_entropy(model(convolt.Tensor(images)), convolt.Tensor(labels))
+            loss = F.cross_entropy(model(convolt.tensor(images)), convolt.tensor(labels))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -33,8 +33,8 @@ def main(epochs: int = 3) -> float:
         correct = 0
         with convolt.no_grad():
             for images, labels in test_batches.batches(0):
-                predicted = model(convolt.Tensor(images)).argmax(1)
-                correct += int((predicted == labels).sum())
+                predicted = model(convolt.tensor(images)).argmax(1)
+                correct += int((predicted == convolt.tensor(labels)).sum())
         accuracy = correct / len(test)
         print(f"epoch {epoch + 1}: last loss {loss.item():.3f}, test accuracy {accuracy:.3f}")
     return accuracy
