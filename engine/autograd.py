@@ -243,13 +243,17 @@ def accumulate(tensor: Tensor, grad: Array) -> None:
         raise TypeError(f"grad must be a Tensor or None, not {type(tensor.grad).__name__}")
     if tensor.grad is None:
         data = tensor._grad_slot
-        if data is None or (data.shape, data.dtype) != (tensor.data.shape, tensor.dtype):
+        if data is None or _kind(data) != _kind(tensor.data):
             data = layout.copy(grad, tensor.dtype)  # no place, or one for data since rebound
         else:
             layout.fill(data, grad)
         tensor.grad = _tensor.Tensor(data)
     else:
         elementwise.accumulate(tensor.grad.data, layout.cast(grad, tensor.grad.dtype))
+
+
+def _kind(array: Array) -> tuple[Any, ...]:
+    return type(array), array.dtype, tuple(array.shape)
 
 
 def _topological_order(root: Tensor) -> list[Tensor]:

@@ -594,9 +594,15 @@ class Tensor:
         """Return C-contiguous memory of the public shape, self when it is."""
         return self if self.data.flags.c_contiguous else ops.clone(self, order="C")
 
-    def to(self, dtype: Any) -> Tensor:
-        """Convert to ``dtype``, NumPy's or "bfloat16"; self when it is."""
-        dtype = dtype_of(dtype)
+    def to(self, where_or_dtype: Any) -> Tensor:
+        """Convert to a dtype, NumPy's or "bfloat16", or move to "cpu" or "cuda"; self when it is.
+
+        Raises:
+            RuntimeError: As ``cuda``.
+        """
+        if isinstance(where_or_dtype, str) and where_or_dtype in ("cpu", "cuda"):
+            return getattr(self, where_or_dtype)()
+        dtype = dtype_of(where_or_dtype)
         return self if self.dtype == dtype else ops.cast(self, dtype=dtype)
 
     astype = to

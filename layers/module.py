@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 
 from ..engine import Parameter, Tensor
-from ..kernels import layout
 from ..kernels.arrays import is_floating
 from .checks import float_dtype
 
@@ -281,22 +280,43 @@ class Module:
             own[name].copy_(value)
         return LoadedKeys(missing, unexpected)
 
-    def to(self, dtype: Any) -> Self:
+    def to(self, where_or_dtype: Any) -> Self:
         """Convert floating parameters, their gradients and floating buffers; return self.
 
         The Parameter objects stay, so that an optimizer keeps its hold on them.
 
+        Args:
+            where_or_dtype: float32 or float64; or "cpu" or "cuda", as the methods of these names.
+
         Raises:
-            TypeError: ``dtype`` is not float32 or float64.
+            TypeError: It is none of these.
         """
-        dtype = float_dtype(f"{type(self).__name__}.to", dtype)
+        if isinstance(where_or_dtype, str) and where_or_dtype in ("cpu", "cuda"):
+            return getattr(self, where_or_dtype)()
+        dtype = float_dtype(f"{type(self).__name__}.to", where_or_dtype)
+        return self._convert(lambda x: x.to(dtype) if is_floating(x.dtype) else x)
+
+    def cpu(self) -> Self:
+        """Move parameters, their gradients and buffers to the memory of the host; return self."""
+        return self._convert(lambda x: x.cpu())
+
+    def cuda(self) -> Self:
+        """Move parameters, their gradients and buffers to the GPU; return self.
+
+        Raises:
+            RuntimeError: Backend ``cuda`` cannot be used here; the message says why.
+        """
+        return self._convert(lambda x: x.cuda())
+
+    def _convert(self, converted: Callable[[Tensor], Tensor]) -> Self:
         for tensor in (*self.parameters(), *self.buffers()):
-            if tensor.dtype == dtype or not is_floating(tensor.dtype):
+            data = converted(tensor.detach()).data
+            if data is tensor.data:
                 continue
-            tensor.data = layout.cast(tensor.data, dtype)
+            tensor.data = data
             tensor._version.count += 1
             if tensor.grad is not None:
-                tensor.grad = Tensor(layout.cast(tensor.grad.data, dtype))
+                tensor.grad = converted(tensor.grad)
         return self
 
     def float(self) -> Self:

@@ -19,6 +19,7 @@ from ..engine.flat import FlatBuffer, check_gradient, flatten
 from ..kernels import layout
 from ..kernels.arrays import Array, full, is_float
 from ..kernels.segments import ACTIVE, COLUMNS, GROUP, SIZE, START, STEP
+from ..kernels.transfer import to_memory_of
 
 Group = dict[str, Any]
 
@@ -86,7 +87,7 @@ class Part:
             steps[i], arrays = states.get(id(p), (0, {}))
             self.make_state(arrays)
             for name, view in self.views(i).items():
-                layout.fill(view, arrays.get(name, zero))
+                layout.fill(view, to_memory_of(view, arrays.get(name, zero)))
         layout.fill(self.segments[:, STEP], self._on_device(steps))
 
 

@@ -3,7 +3,7 @@
 import host_cupy
 import pytest
 
-from convolt import use_backend
+from convolt import manual_seed, use_backend
 from convolt.kernels.backend import why_not
 
 
@@ -27,3 +27,4 @@ def cupy(request, monkeypatch):
             pytest.skip(reason)
         with host_cupy.installed(monkeypatch) as module, use_backend("cuda"):
             yield module
+        manual_seed(0)  # whose state must not stay behind in this memory

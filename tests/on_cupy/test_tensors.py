@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import convolt
-from convolt import Tensor, functional, layers, use_backend
+from convolt import Tensor, functional, layers, optim, use_backend
 from convolt.kernels.backend import why_not
 
 
@@ -155,3 +155,27 @@ def test_cuda_without_a_gpu_says_why():
     with pytest.raises(RuntimeError, match=r"cuda\(\): backend 'cuda' cannot be used"):
         Tensor(np.zeros(2)).cuda()
     assert Tensor(np.zeros(2)).cpu().shape == (2,)
+
+
+def test_a_module_and_its_optimizer_move(cupy):
+    net = layers.Sequential(layers.Linear(3, 2), layers.BatchNorm1d(2))
+    rule = optim.Adam(net.parameters(), lr=0.1)
+    x = convolt.tensor(np.arange(6, dtype=np.float32).reshape(2, 3))
+
+    def step(x):
+        rule.zero_grad()
+        net(x).sum().backward()
+        rule.step()
+
+    step(x)
+    before = {name: tensor.numpy() for name, tensor in net.state_dict().items()}
+    assert net.to("cpu") is net
+    for name, tensor in net.state_dict().items():
+        assert isinstance(tensor.data, np.ndarray)
+        np.testing.assert_array_equal(tensor.numpy(), before[name])
+    assert all(isinstance(p.grad.data, np.ndarray) for p in net.parameters())
+    step(x.to("cpu"))
+    net.cuda()
+    step(x.to("cuda"))
+    assert {t.backend for t in net.state_dict().values()} == {"cuda"}
+    assert rule.state_dict()["state"][0]["step"] == 3
