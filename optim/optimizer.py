@@ -391,7 +391,7 @@ class Optimizer(ABC):
         for key, array in arrays.items():
             if tuple(np.shape(array)) != p.shape:
                 raise ValueError(f"{where} has {key} of shape {tuple(np.shape(array))}")
-        return steps, {k: np.asarray(v, like=p.data) for k, v in arrays.items()}
+        return steps, {k: to_memory_of(p.data, Tensor(v).data) for k, v in arrays.items()}
 
 
 def check_number(where: str, value: Any, *, least: float, below: float = math.inf) -> None:

@@ -260,7 +260,7 @@ def _array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, blocking
         pointer = _pointer(address, prod(interface["shape"]) * dtype_here.itemsize, obj)
         array = cupy.ndarray(interface["shape"], dtype_here, pointer, interface["strides"])
         return array.astype(dtype or dtype_here, copy=copy)
-    return _device(np.array(obj, dtype))
+    return _device(np.array(np.asarray(obj, dtype)))  # as it is now
 
 
 def _copyto(dst, src, casting="same_kind", where=None):

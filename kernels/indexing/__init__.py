@@ -19,7 +19,8 @@ def forward(x: Array, index: Any) -> Array:
     """Return ``x[index]``: a view for slices and ints, a copy for arrays of indices.
 
     Raises:
-        IndexError: ``index`` does not fit the shape of x.
+        IndexError: ``index`` does not fit the shape of x. What an array of CuPy holds is not looked
+            at, which would wait for the GPU: indices out of range wrap around.
     """
     return x[index]
 
