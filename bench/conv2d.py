@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from convolt.kernels import conv2d
-from convolt.kernels.backend import current_backend, use_backend
+from convolt.kernels.arrays import Array
+from convolt.kernels.backend import array_module, current_backend, use_backend
 from convolt.kernels.conv2d import Conv2dSize
 
 from .measure import (
@@ -30,6 +31,7 @@ from .measure import (
     ratio,
     require_torch,
     run_command,
+    to_host,
     worst_error,
 )
 from .problems import NETWORKS, Problem, problems
@@ -37,11 +39,14 @@ from .problems import NETWORKS, Problem, problems
 VERBS = ("fprop", "dgrad", "wgrad")
 
 Call = Callable[[], Any]
-Prepare = Callable[[str, Problem, np.ndarray, np.ndarray], Call]
+Prepare = Callable[[str, Problem, Array, Array], Call]
 
 
-def operands(verb: str, size: Conv2dSize, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the two arrays of a verb, random: (x, w), (grad_y, w) or (grad_y, x)."""
+def operands(verb: str, size: Conv2dSize, dtype: str) -> tuple[Array, Array]:
+    """Return the two arrays of a verb, random, where the backend computes.
+
+    They are (x, w), (grad_y, w) or (grad_y, x).
+    """
     shapes = {
         "fprop": (size.x_shape, size.w_shape),
         "dgrad": (size.y_shape, size.w_shape),
@@ -49,7 +54,10 @@ def operands(verb: str, size: Conv2dSize, dtype: str) -> tuple[np.ndarray, np.nd
     }
     random = np.random.default_rng(0)
     kind = np.dtype(dtype).type
-    first, second = (random.standard_normal(shape, dtype=kind) for shape in shapes[verb])
+    module = array_module()
+    first, second = (
+        module.asarray(random.standard_normal(shape, dtype=kind)) for shape in shapes[verb]
+    )
     return first, second
 
 
@@ -65,7 +73,7 @@ def sum_length(verb: str, size: Conv2dSize) -> int:
 # A side prepares a call on the given arrays, which returns an array in our layout.
 
 
-def prepare_ours(verb: str, problem: Problem, first: np.ndarray, second: np.ndarray) -> Call:
+def prepare_ours(verb: str, problem: Problem, first: Array, second: Array) -> Call:
     """Prepare a call of our kernel on the current backend."""
     size = problem.size
     if verb == "fprop":
@@ -74,9 +82,9 @@ def prepare_ours(verb: str, problem: Problem, first: np.ndarray, second: np.ndar
     return lambda: kernel(first, second, size)
 
 
-def prepare_definition(verb: str, problem: Problem, first: np.ndarray, second: np.ndarray) -> Call:
+def prepare_definition(verb: str, problem: Problem, first: Array, second: Array) -> Call:
     """Prepare a call of our definition, the numpy backend."""
-    kernel = prepare_ours(verb, problem, first, second)
+    kernel = prepare_ours(verb, problem, to_host(first), to_host(second))
 
     def call() -> np.ndarray:
         with use_backend("numpy"):
@@ -85,25 +93,26 @@ def prepare_definition(verb: str, problem: Problem, first: np.ndarray, second: n
     return call
 
 
-def prepare_torch(verb: str, problem: Problem, first: np.ndarray, second: np.ndarray) -> Call:
+def prepare_torch(verb: str, problem: Problem, first: Array, second: Array) -> Call:
     """Prepare a call of PyTorch on views of the same memory, which it calls channels_last."""
     torch = require_torch()
     size = problem.size
-    a, b = (torch.from_numpy(array).permute(0, 3, 1, 2) for array in (first, second))
+    a, b = (torch.from_dlpack(array).permute(0, 3, 1, 2) for array in (first, second))
 
     def like(shape: tuple[int, ...]) -> Any:  # an operand of which only the shape is read
         n, h, w, c = shape
-        return torch.empty(n, c, h, w, dtype=a.dtype, memory_format=torch.channels_last)
+        like_a = {"dtype": a.dtype, "device": a.device}
+        return torch.empty(n, c, h, w, **like_a, memory_format=torch.channels_last)
 
     window = (problem.stride, problem.padding, problem.dilation)
     if verb == "fprop":
         run = torch.nn.functional.conv2d
-        return lambda: run(a, b, None, *window, problem.groups).permute(0, 2, 3, 1).numpy()
+        return lambda: run(a, b, None, *window, problem.groups).permute(0, 2, 3, 1)
     dgrad = verb == "dgrad"
     x, w = (like(size.x_shape), b) if dgrad else (b, like(size.w_shape))
     options = (None, *window, False, (0, 0), problem.groups, (dgrad, not dgrad, False))
     run, index = torch.ops.aten.convolution_backward, 0 if dgrad else 1
-    return lambda: run(a, x, w, *options)[index].permute(0, 2, 3, 1).numpy()
+    return lambda: run(a, x, w, *options)[index].permute(0, 2, 3, 1)
 
 
 PEERS: dict[str, Prepare] = {"torch": prepare_torch, "numpy": prepare_definition}
@@ -123,15 +132,17 @@ def measure(
     ours = prepare_ours(verb, problem, first, second)
     reference = peer or prepare_definition
     theirs = reference(verb, problem, first, second)
-    magnitude = reference(verb, problem, np.abs(first), np.abs(second))()
-    error = worst_error(ours(), theirs(), magnitude, sum_length(verb, problem.size))
+    magnitude = reference(verb, problem, abs(first), abs(second))
+    got, ref, bound = (to_host(call()) for call in (ours, theirs, magnitude))
+    error = worst_error(got, ref, bound, sum_length(verb, problem.size))
     if not error <= 1:
         raise Unfit(
             f"{problem.network} {problem.name} {verb}: the outputs differ: the worst error is "
             f"{error:.3g} times what rounding explains"
         )
-    del magnitude
-    ours_s, *peer_s = interleaved([ours, theirs] if peer else [ours], repeats)
+    del magnitude, got, ref, bound
+    on_gpu = current_backend() == "cuda"
+    ours_s, *peer_s = interleaved([ours, theirs] if peer else [ours], repeats, on_gpu=on_gpu)
     return {
         "name": problem.name,
         **{letter: getattr(problem, letter) for letter in ("n", "c", "h", "w", "k", "r", "s")},
@@ -159,7 +170,12 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.peer == "torch":
         require_torch()
     verbs = [arguments.verb] if arguments.verb else VERBS
-    todo = [(p, v) for p in problems(arguments.network, arguments.batch) for v in verbs]
+    listed = problems(arguments.network, arguments.batch)
+    if unknown := set(arguments.layer or ()) - {problem.name for problem in listed}:
+        names = ", ".join(problem.name for problem in listed)
+        raise Unfit(f"--layer {unknown.pop()}: {arguments.network} has {names}")
+    wanted = [p for p in listed if not arguments.layer or p.name in arguments.layer]
+    todo = [(problem, verb) for problem in wanted for verb in verbs]
     console = Console(stderr=True)
     rows = [
         measure(problem, verb, peer, arguments.dtype, arguments.repeats)
@@ -223,6 +239,7 @@ def main() -> int:
     parser.add_argument("--network", choices=NETWORKS, required=True)
     parser.add_argument("--peer", choices=PEERS, help="also time this: ratio = peer / ours")
     parser.add_argument("--verb", choices=VERBS, help="all three if left out")
+    parser.add_argument("--layer", action="append", help="only this one; may be repeated")
     parser.add_argument("--batch", type=positive, help="images; see problems.DEFAULT_BATCH")
     parser.add_argument("--repeats", type=positive, default=7, help="turns of each side")
     common_arguments(parser)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,30 +33,59 @@ TURN_S = 0.02  # least length of a turn, so that short calls give many samples
 PAUSE_S = 0.15  # before a turn: the other side's idle threads spin on, OpenBLAS's for 100 ms
 
 
-def interleaved(functions: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+def interleaved(
+    functions: Sequence[Callable[[], object]], repeats: int, *, on_gpu: bool = False
+) -> list[float]:
     """Return the median time of one call of each function, in seconds.
 
     Each function is called once untimed (it may compile); then the functions take ``repeats``
     turns, one after the other. Each turn begins with an untimed call, which wakes its threads
     and takes the caches back from the other side, and then times call by call.
+
+    On a GPU a turn's calls follow each other in its queue, between two CUDA events, and the turn
+    gives one time, their mean. So a call takes as long as its kernels, or as long as Python takes
+    to launch them, whichever is longer.
     """
+    timed = _queued_s if on_gpu else _each_s
     counts = []
     for function in functions:
         function()
-        counts.append(max(1, math.ceil(TURN_S / _time(function))))
+        counts.append(max(1, math.ceil(TURN_S / timed(function, 1)[0])))
     times: list[list[float]] = [[] for _ in functions]
     for _ in range(repeats):
         for function, count, found in zip(functions, counts, times, strict=True):
-            sleep(PAUSE_S)
+            if not on_gpu:
+                sleep(PAUSE_S)
             function()
-            found.extend(_time(function) for _ in range(count))
+            found.extend(timed(function, count))
     return [median(found) for found in times]
 
 
-def _time(function: Callable[[], object]) -> float:
-    start = perf_counter()
-    function()
-    return perf_counter() - start
+def _each_s(function: Callable[[], object], count: int) -> list[float]:
+    times = []
+    for _ in range(count):
+        start = perf_counter()
+        function()
+        times.append(perf_counter() - start)
+    return times
+
+
+def _queued_s(function: Callable[[], object], count: int) -> list[float]:
+    cuda = import_module("cupy").cuda
+    start, end = cuda.Event(), cuda.Event()
+    start.record()
+    for _ in range(count):
+        function()
+    end.record()
+    end.synchronize()
+    return [cuda.get_elapsed_time(start, end) / 1e3 / count]
+
+
+def to_host(array: Any) -> np.ndarray:
+    """Return a NumPy, CuPy or PyTorch array as a NumPy one."""
+    if hasattr(array, "get"):  # CuPy
+        return array.get()
+    return array if isinstance(array, np.ndarray) else array.cpu().numpy()
 
 
 def ratio(ours_s: float, peer_s: float | None) -> float | None:
@@ -154,16 +184,21 @@ def _write(path: Path, report: dict[str, Any]) -> None:
 
 
 def require_torch() -> Any:
-    """Import PyTorch and give it as many threads as we use.
+    """Import PyTorch and give it as many threads as we use, and on a GPU our precision.
 
     Raises:
-        Unfit: PyTorch is not installed.
+        Unfit: PyTorch is not installed, or cannot use the GPU that we use.
     """
     if find_spec("torch") is None:
         raise Unfit("--peer torch needs PyTorch, which is not installed: pip install torch")
     import torch
 
     torch.set_num_threads(threads())
+    if current_backend() == "cuda":
+        if not torch.cuda.is_available():
+            raise Unfit(f"--peer torch: PyTorch {torch.__version__} finds no usable GPU")
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.benchmark = True  # it tries its algorithms, and keeps the best
     return torch
 
 
@@ -176,7 +211,7 @@ def machine() -> dict[str, Any]:
     """Return where and with what this was measured."""
     facts: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
-        "commit": _commit(),
+        "commit": commit(),
         "cpu": _cpu(),
         "threads": threads(),
         "python": platform.python_version(),
@@ -186,6 +221,8 @@ def machine() -> dict[str, Any]:
             facts[package] = version(package)
         except PackageNotFoundError:
             facts[package] = None
+    if current_backend() == "cuda":
+        facts["gpu"] = _gpu()
     facts["OPENBLAS_CORETYPE"] = os.environ.get("OPENBLAS_CORETYPE")
     facts["cpus_busy_elsewhere"] = None  # known at the end, see run_command
     return facts
@@ -202,7 +239,8 @@ def _cpu_elsewhere_s() -> float | None:
     return total_s - sum(os.times()[:4])
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
+    """Return what git calls the state of this repository; None without git."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     here = Path(__file__).parent
     try:
@@ -210,6 +248,11 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return found.stdout.strip()
+
+
+def _gpu() -> str:
+    runtime = import_module("cupy").cuda.runtime
+    return runtime.getDeviceProperties(runtime.getDevice())["name"].decode()
 
 
 def _cpu() -> str:

@@ -47,12 +47,16 @@ def test_conv2d_prints_a_table_and_writes_rows(run, tmp_path):
     assert rows[0]["ratio"] == ""  # no peer
 
 
-def test_conv2d_rejects_what_it_cannot_do(run):
+def test_conv2d_rejects_what_it_cannot_do(run, monkeypatch):
     assert "invalid choice: 'lenet6'" in run("bench.conv2d", "--network", "lenet6").stderr
     assert "must be >= 1" in run("bench.conv2d", "--network", "lenet5", "--batch", "0").stderr
-    result = run("bench.conv2d", *SMALL, "--backend", "emulator")
+    result = run("bench.conv2d", *SMALL, "--layer", "conv3")
     assert result.returncode == 1
-    assert "'emulator' cannot be used" in result.stderr
+    assert "--layer conv3: lenet5 has conv1, conv2" in result.stderr
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    result = run("bench.conv2d", *SMALL, "--backend", "cuda")
+    assert result.returncode == 1
+    assert "'cuda' cannot be used" in result.stderr
     result = run("bench.conv2d", *SMALL, "--output", "table.txt")
     assert result.returncode == 1
     assert ".json or .csv" in result.stderr
