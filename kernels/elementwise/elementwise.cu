@@ -5,8 +5,22 @@
 // that is null stands for a number, which has not been rounded to a bfloat16.
 #include "../cuda/strided.cuh"
 
-__device__ __forceinline__ float power(float a, float b) { return powf(a, b); }
-__device__ __forceinline__ double power(double a, double b) { return pow(a, b); }
+// Small whole powers are products: exact for small integers, as a GPU's powf, which may be a few
+// units in the last place off, need not be.
+template <typename T>
+__device__ __forceinline__ bool is_small(T n) {
+  return n == 1 || n == 2 || n == 3 || n == 4;
+}
+template <typename T>
+__device__ __forceinline__ T small_power(T a, T n) {
+  return n == 1 ? a : n == 2 ? a * a : n == 3 ? a * a * a : a * a * (a * a);
+}
+__device__ __forceinline__ float power(float a, float b) {
+  return is_small(b) ? small_power(a, b) : powf(a, b);
+}
+__device__ __forceinline__ double power(double a, double b) {
+  return is_small(b) ? small_power(a, b) : pow(a, b);
+}
 // An integer to a negative power is rounded towards 0: not 0 for the bases 1 and -1 only.
 template <typename T>
 __device__ __forceinline__ T power(T base, T exponent) {
