@@ -38,7 +38,6 @@ Grid = int | tuple[int, ...]
 
 _GRID_LIMITS = (2**31 - 1, 65535, 65535)
 _BLOCK_LIMIT = 1024
-_SHARED_BYTES_BY_DEFAULT = 48 * 1024  # more must be asked for
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -243,8 +242,8 @@ class Kernel:
         if function is None:
             module = _module(cupy, device, self.path, variant.defines)
             function = variant.functions[device.id] = module.get_function(self.entry)
-        if shared_bytes > max(_SHARED_BYTES_BY_DEFAULT, variant.shared_bytes.get(device.id, 0)):
-            driver = cupy.cuda.driver
+        if shared_bytes > variant.shared_bytes.get(device.id, 0):
+            driver = cupy.cuda.driver  # 48 KB with the static ones are given unasked
             most = driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             driver.funcSetAttribute(function.ptr, most, shared_bytes)
             variant.shared_bytes[device.id] = shared_bytes

@@ -387,8 +387,8 @@ def test_kernels_of_one_file_share_its_module(kernel, cupy):
     assert len(cupy.loaded) == 1
 
 
-def test_much_shared_memory_is_asked_for_once(kernel, cupy):
-    call(kernel, replace=ON_GPU, shared_bytes=48 * 1024)
+def test_dynamic_shared_memory_is_asked_for_once(kernel, cupy):
+    call(kernel, replace=ON_GPU)
     assert not cupy.attributes
     for shared_bytes in (64 * 1024, 64 * 1024, 60 * 1024, 96 * 1024):
         call(kernel, replace=ON_GPU, shared_bytes=shared_bytes)
