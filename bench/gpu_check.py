@@ -106,8 +106,9 @@ class Check:
         return Step(name, command, junit=junit, fine=(0, NO_TESTS))
 
     def ptx(self) -> list[Step]:
-        """Run the tests of kernels/cuda, file by file."""
-        return [self.tests(f"ptx-{f.stem}", str(f)) for f in self.files("kernels/cuda")]
+        """Run the tests of the wrappers."""
+        files = [file for file in self.files("kernels/cuda") if file.name.startswith("test_ptx")]
+        return [self.tests(file.stem, str(file)) for file in files]
 
     def parity(self) -> list[Step]:
         """Run the suite on the GPU, file by file: after a fault, a process has lost its GPU."""

@@ -8,8 +8,8 @@ SHAPE = (128, 4096)
 
 
 @pytest.fixture
-def ticket():
-    return random_kernel.ticket(np.array([1, 0], np.uint64), SHAPE[0] * SHAPE[1])
+def ticket(put):
+    return random_kernel.ticket(put(np.array([1, 0], np.uint64)), SHAPE[0] * SHAPE[1])
 
 
 @pytest.mark.benchmark(group="dropout forward")

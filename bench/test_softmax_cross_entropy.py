@@ -8,8 +8,8 @@ IGNORED, SMOOTHING = -100, 0.1
 
 
 @pytest.fixture
-def target():
-    return np.random.default_rng(0).integers(C, size=M)
+def target(put):
+    return put(np.random.default_rng(0).integers(C, size=M))
 
 
 @pytest.mark.benchmark(group="softmax_cross_entropy forward")
@@ -18,9 +18,9 @@ def test_softmax_cross_entropy_forward(timed, random, target):
 
 
 @pytest.mark.benchmark(group="softmax_cross_entropy backward")
-def test_softmax_cross_entropy_backward(timed, random, target):
+def test_softmax_cross_entropy_backward(timed, random, put, target):
     logits = random(M, C)
     loss, saved = softmax_cross_entropy.forward(logits, target, None, IGNORED, SMOOTHING, "mean")
-    grad_loss = np.ones_like(loss)
+    grad_loss = put(np.ones(loss.shape, np.float32))
     arguments = (grad_loss, logits, target, None, saved, IGNORED, SMOOTHING)
     timed(softmax_cross_entropy.backward, *arguments)
