@@ -45,6 +45,7 @@ def examine() -> dict[str, Any]:
         "cuda_runtime": _cuda(runtime.runtimeGetVersion()),
         "nvrtc": ".".join(map(str, nvrtc_version())),
         "cupy": next(filter(None, map(_version, CUPY_PACKAGES)), cupy.__version__),
+        "cuda_bindings": _version("cuda-bindings"),  # they encode tensor maps
         "nvidia_smi": _nvidia_smi(device.id),
         "machine": machine(),
     }

@@ -7,7 +7,8 @@ of the first steps are compared before anything is timed.
 ratio = peer_s / ours_s: above 1 we are faster. peak_memory_bytes is the peak resident memory of
 a process of its own that does nothing but these steps; base_memory_bytes is what it had reached
 after one step with a single image, that is with libraries, compiled code, weights and optimizer
-in memory, so that the difference is what the batch costs. Each side is measured so.
+in memory, so that the difference is what the batch costs. Each side is measured so. On a GPU both
+are the memory of the host all the same.
 """
 
 import argparse
@@ -85,8 +86,10 @@ def step_of_convolt(model: str, weights: Weights, images: np.ndarray, labels: np
 def step_of_torch(model: str, weights: Weights, images: np.ndarray, labels: np.ndarray) -> Step:
     """Return the same step of PyTorch, in its channels_last layout."""
     torch = require_torch()
-    x, target = torch.from_numpy(channels_first(images)), torch.from_numpy(labels)
-    net = TORCH_MODELS[model](torch.nn).to(dtype=x.dtype, memory_format=torch.channels_last)
+    device = "cuda" if current_backend() == "cuda" else "cpu"
+    x, target = (torch.from_numpy(a).to(device) for a in (channels_first(images), labels))
+    net = TORCH_MODELS[model](torch.nn)
+    net.to(device=device, dtype=x.dtype, memory_format=torch.channels_last)
     net.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
     optimizer = torch.optim.SGD(net.parameters(), lr=LR, momentum=MOMENTUM)
 
