@@ -13,7 +13,8 @@ template <typename X, typename Y>
 __device__ __forceinline__ void sum_rows(const X* x, Y* y, const ReductionSize& size) {
   __shared__ Accumulator scratch[BLOCK];
   Accumulator sum = 0;
-  for_share(x, size, [&](long long, auto v) { sum += static_cast<Accumulator>(v); });
+  typedef decltype(to_real(X())) Value;  // not auto: NVRTC 13.0 takes no generic lambda
+  for_share(x, size, [&](long long, Value v) { sum += static_cast<Accumulator>(v); });
   sum = combine_teams(sum, size, scratch, [](Accumulator a, Accumulator b) { return a + b; });
   const long long result = result_of_thread(size);
   if (result >= 0) y[result] = to_storage<Y>(sum);
