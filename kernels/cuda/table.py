@@ -15,7 +15,7 @@ from .launch import Kernel
 from .occupancy import occupancy
 from .signature import EntryPoint
 
-KERNELS = Path(__file__).parent.parent
+KERNELS = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, slots=True)
