@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -221,6 +222,7 @@ class Check:
         return summary, []
 
 
+@cache
 def _why_no_torch() -> str | None:
     """Return why PyTorch cannot be the peer, or None when it can."""
     if find_spec("torch") is None:
@@ -236,7 +238,7 @@ def _why_no_torch() -> str | None:
 def main() -> int:
     """Read the command line and run the phases."""
     start_s = time.monotonic()
-    with TemporaryDirectory(prefix="gpu_check-") as scratch:
+    with TemporaryDirectory(prefix="gpu_check-", ignore_cleanup_errors=True) as scratch:
         phases = Check(Path(scratch)).phases()
         names = [phase.name for phase in phases]
         parser = argparse.ArgumentParser(

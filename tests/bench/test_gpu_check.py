@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from convolt.kernels.backend import why_not
+
 
 @pytest.fixture(scope="module")
 def phases(load):
@@ -339,6 +341,8 @@ def test_the_check_knows_its_phases(run, tmp_path):
 
 
 def test_roofline_runs_on_the_emulator(run):
+    if reason := why_not("emulator"):
+        pytest.skip(reason)
     small = ("--elements", "512", "--matrix", "8", "--repeats", "1", "--json")
     result = run("bench.roofline", "--backend", "emulator", *small)
     assert result.returncode == 0, result.stderr
@@ -353,3 +357,41 @@ def test_roofline_is_about_the_kernels(run):
     result = run("bench.roofline", "--backend", "numpy")
     assert result.returncode == 1
     assert "cuda or emulator" in result.stderr
+
+
+ON_CUPY = """
+import json, sys
+sys.path[:0] = ["tests", "."]
+import pytest
+import host_cupy
+from bench import conv2d, measure, problems, roofline, training_step
+from convolt import use_backend
+measure._queued_s = measure._each_s  # there are no events that tell the time
+with pytest.MonkeyPatch.context() as patch, host_cupy.installed(patch), use_backend("cuda"):
+    problem = problems.problems("lenet5", 1)[0]
+    rows = [conv2d.measure(problem, verb, None, "float32", 1) for verb in conv2d.VERBS]
+    on = roofline.Operands(512, "float32")
+    for prepare in roofline.OPS.values():
+        call = prepare(on)
+        with roofline.traffic() as moved:
+            call()
+        assert sum(moved) > 0
+    on.copy()()
+    weights = training_step.initial_weights("lenet5", "float32")
+    batch = training_step.batch("lenet5", 1, "float32")
+    loss = training_step.step_of_convolt("lenet5", weights, *batch)()
+print(json.dumps({"verbs": [row["verb"] for row in rows], "loss": loss}))
+"""
+
+
+def test_benchmarks_take_cupy_arrays(repository):
+    pytest.importorskip("cupy")
+    if reason := why_not("emulator"):
+        pytest.skip(reason)
+    result = subprocess.run(
+        python(ON_CUPY), cwd=repository, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["verbs"] == ["fprop", "dgrad", "wgrad"]
+    assert 2 < found["loss"] < 3  # about log 10
