@@ -399,12 +399,12 @@ class _Function:
     def __call__(self, grid, block, args, shared_mem=0):
         if min(*grid, *block) < 1:
             raise ValueError(f"{self.name}: empty grid {grid} or block {block}")
-        path, defines = self.module.path, self.module.defines
-        signature = read(path).signature(self.name, defines)
+        source, defines = read(self.module.path), self.module.defines
+        signature = source.signature(self.name, defines)
         values = [np.array(value) for value in args]  # copied: the caller may change its own
         _stream().enqueue(
             lambda: run(
-                *(path, defines, self.name, signature, grid, block[0], shared_mem),
+                *(source, defines, signature, grid, block, shared_mem),
                 [_argument(p, v) for p, v in zip(signature.parameters, values, strict=True)],
             )
         )

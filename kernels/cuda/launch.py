@@ -166,8 +166,8 @@ class Kernel:
         else:
             from ..emulator.run import run
 
-            defines, signature = variant.defines, variant.signature
-            run(self.path, defines, self.entry, signature, blocks, self.block, shared, packed)
+            block = (self.block, 1, 1)
+            run(read(self.path), variant.defines, variant.signature, blocks, block, shared, packed)
 
     def traffic(self, grid: Grid, *arguments: Any, **constants: Constant) -> tuple[float, float]:
         """Return the bytes that this launch reads and writes, by the kernel's Traffic formulas.

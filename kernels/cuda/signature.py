@@ -35,6 +35,18 @@ C_TYPES: dict[str, np.dtype] = {
     "long long": np.dtype(np.int64),
     "unsigned long long": np.dtype(np.uint64),
 }
+# Only CUDA's headers, which NVRTC lacks, have these; kernels of others on the emulator use them.
+_HEADER_TYPES = {
+    "char": np.dtype(np.int8),
+    "uint": np.dtype(np.uint32),
+    "long": np.dtype(np.int64),
+    "unsigned long": np.dtype(np.uint64),
+    "size_t": np.dtype(np.uint64),
+    "half": np.dtype(np.float16),
+    "__half": np.dtype(np.float16),
+    "__nv_bfloat16": np.dtype(ml_dtypes.bfloat16),
+    **{f"{n}{bits}_t": np.dtype(f"{n}{bits}") for n in ("int", "uint") for bits in (8, 16, 32, 64)},
+}
 C_NAMES = {dtype.name: name for name, dtype in reversed(C_TYPES.items())}  # the shortest name
 
 KEYWORDS = ("Mapping", "Traffic", "Roofline", "Limits", "Source")
@@ -46,10 +58,13 @@ _TYPEDEF = re.compile(r"\btypedef\s+([\w\s]+?)\s+(\w+)\s*;|\busing\s+(\w+)\s*=\s
 _STRUCT = re.compile(r"\bstruct\s+(?:__align__\((\d+)\)\s+)?(\w+)\s*\{([^{}()]*)\}\s*;")
 _FIELD = re.compile(r"(\w+)\s*(?:\[\s*(\w+)\s*\])?")
 _ENTRY = re.compile(
-    r'^[ \t]*(?:extern\s+"C"\s+)?__global__\s+'
+    r'^[ \t]*(?:extern\s+"C"\s+|static\s+)?__global__\s+'
     r"(?:void\s+|__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)\s*)+(\w+)\s*\(",
     re.MULTILINE,
 )
+
+
+_TEMPLATE = re.compile(r"\btemplate\s*<[^;{}]*>\s*\Z")  # searched up to an entry point
 
 
 class SourceError(ValueError):
@@ -183,6 +198,8 @@ class Source:
         found: dict[str, EntryPoint] = {}
         for match in _ENTRY.finditer(stripped):
             name, row = match[1], stripped.count("\n", 0, match.start())
+            if _TEMPLATE.search(stripped, 0, match.start()):
+                continue
             if name in found:
                 raise SourceError(f"{self.path}:{row + 1}: {name} is defined twice")
             first = row
@@ -201,6 +218,8 @@ class Source:
         """
         if name not in self.entry_points:
             known = ", ".join(self.entry_points) or "none"
+            if re.search(r"\btemplate\b", self._text):
+                known += " (a template has no name to launch: call it from a function that is none)"
             raise SourceError(f"{self.path}: no entry point {name}; there are: {known}")
         return self.entry_points[name]
 
@@ -273,6 +292,8 @@ class _Types:
                 return self._struct(*self._source.structs[c_type])
             else:
                 c_type = self._macros.get(c_type) or self._source.typedefs.get(c_type, c_type)
+        if c_type in _HEADER_TYPES:
+            return _HEADER_TYPES[c_type]
         if c_type not in C_TYPES:
             self._fail(f"unknown type {c_type!r}")
         return C_TYPES[c_type]

@@ -14,9 +14,12 @@ the ends of shared arrays. Mode ``check`` looks at every access: out of bounds, 
 uninitialised, racing (vector clocks: only barriers order memory), and counts what the memory system
 would see. An error names block, thread, file and line.
 
-What a .cu must do for it: dynamic shared memory as ``EXTERN_SHARED(Type, name)``
-(kernels/cuda/common.cuh), inline PTX only through kernels/cuda/ptx.cuh. Not modelled: weak memory
-order, fences, clusters, textures, the hardware's rounding inside a tensor core.
+A file is taken as it is: with the toolkit's basic headers (of ``cuda_fp16.h`` and ``cuda_bf16.h``
+the types and conversions), static and dynamic shared memory, any ``__global__`` function that is
+no template and lies in no namespace. It holds no host code (``#ifndef CONVOLT_EMULATOR`` hides it),
+no CUDA libraries, and PTX only through kernels/cuda/ptx.cuh. Not modelled: clusters, textures, the
+rounding inside a tensor core, weak memory order: to mode ``check`` no fence or flag orders two
+blocks of a launch, and a lane that spins until another thread writes does not let it run.
 
 ``CONVOLT_EMULATOR=check`` (or ``fast``, the default) sets the mode of a process. Backend
 ``emulator`` runs all of convolt's kernels here.

@@ -25,10 +25,18 @@ _KERNEL = (
     "-fno-math-errno",
     "-ffp-contract=off",  # a*b + c rounds twice unless it says fma: the same on every machine
     "-fno-gnu-unique",  # else kernels that share a template share its shared memory
+    "-fstack-clash-protection",  # touches every page: no array jumps over a guard
     "-ftrivial-auto-var-init=pattern",  # an uninitialised variable is garbage, always the same
     "-Wno-unknown-pragmas",
     "-Wno-attributes",
     "-fno-sanitize-recover=all",
+)
+# A declaration of dynamic shared memory: its indent, type and name.
+_DYNAMIC = re.compile(r"^([ \t]*)extern\s+__shared__\s+([^;{}=()]+?)\b(\w+)\s*\[\s*\]\s*;", re.M)
+_ALIGNMENT = re.compile(r"(extern\s+__shared__.*?)\b(?:__align__|alignas)\s*\([^()]*\)")
+_LACKS = (
+    "(The emulator knows CUDA C as in kernels: no host code, which belongs into another file or "
+    "under #ifndef CONVOLT_EMULATOR; no inline PTX but by kernels/cuda/ptx.cuh; no CUDA libraries.)"
 )
 _MODES = {
     "fast": ("-O2", "-fsanitize=bounds"),
@@ -91,12 +99,12 @@ def _folder() -> Path:
     return folder
 
 
-def _run(command: list[str], of: str, text: str | None = None) -> None:
+def _run(command: list[str], of: str, text: str | None = None, hint: str = "") -> None:
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line or "fatal" in line]
+        lines = [line for line in done.stderr.splitlines() if re.search("error|fatal|Error", line)]
         summary = "\n".join(lines[:10]) or done.stderr[-2000:]
-        raise EmulatorError(f"{of} does not compile for the emulator:\n{summary}")
+        raise EmulatorError(f"{of} does not compile for the emulator:\n{summary}\n{hint}".rstrip())
 
 
 @cache
@@ -154,19 +162,35 @@ def library(source: Source, defines: dict[str, str], mode: str) -> ctypes.CDLL:
 def _compile(source: Source, options: tuple[str, ...], path: Path) -> None:
     exports = "".join(f"EMULATOR_EXPORT({entry})\n" for entry in source.entry_points)
     text = (
-        f'#include "cuda_shim.h"\n#include "{source.path}"\n{exports}'
+        f'#include "cuda_shim.h"\n#line 1 "{source.path}"\n{_with_pointers(source)}\n{exports}'
         "// Its address tells where the thread-local storage, static shared memory, is.\n"
         'extern "C" void* emulator_touch() { static thread_local char here; return &here; }\n'
     )
     with TemporaryDirectory(dir=_folder()) as scratch:
         made, compiled = Path(scratch) / path.name, Path(scratch) / "kernel.o"
-        shim = f"-I{_ROOM / 'shim'}"
-        command = [*_toolchain(), *options, shim, "-x", "c++", "-c", "-", "-o", str(compiled)]
-        _run(command, str(source.path), text)
+        folders = ("-iquote", str(source.path.parent), f"-I{_ROOM / 'shim'}")
+        command = [*_toolchain(), *options, *folders, "-x", "c++", "-c", "-", "-o", str(compiled)]
+        _run(command, str(source.path), text, _LACKS)
         # Linked without the sanitizers: the runtime answers their calls.
         command = [*_toolchain(), "-shared", str(compiled), str(_runtime_path()), "-o", str(made)]
         _run(command, str(source.path))
         made.replace(path)
+
+
+def _with_pointers(source: Source) -> str:
+    """The text, with dynamic shared memory declared as pointers, which g++ can be told."""
+
+    def pointer(match: re.Match[str]) -> str:
+        indent, c_type, name = match.groups()
+        if not indent:
+            raise EmulatorError(
+                f"{source.path}: declare dynamic shared memory, {name}, inside the kernel, indented"
+            )
+        memory = f"static_cast<{c_type}*>(emulator::dynamic_shared())"
+        return f"{indent}{c_type}* const {name} = {memory};"
+
+    text = source.files[source.path]
+    return _DYNAMIC.sub(pointer, _ALIGNMENT.sub(r"\1", text))
 
 
 def with_lines(message: str) -> str:

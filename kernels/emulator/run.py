@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import operator
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from numpy.lib.array_utils import byte_bounds
 
-from ..cuda.signature import Argument, Signature, Source, read
+from ..cuda.signature import Argument, Signature, Source
 from ..cuda.tensor_map import extent
 from .build import EmulatorError, library, runtime, with_lines
 
@@ -22,6 +23,7 @@ _ORDERS = ("forward", "reverse", "unfair")
 _TIMES = ("lazy", "eager", "random")
 _STACK_BYTES = {"fast": 64 * 1024, "check": 128 * 1024}
 _BLOCKS_WORTH_A_THREAD = 16
+_GRID_LIMITS = (2**31 - 1, 65535, 65535)
 _SHARED_BYTES_LIMIT = 227 * 1024  # of the largest GPU
 
 
@@ -39,7 +41,6 @@ class Options:
         strict: Whether a barrier after some threads have exited is an error.
         threads: OS threads in mode ``fast``; 0: as many as there are CPUs.
         timeout_s: Seconds after which a launch is stopped.
-        max_switches: Switches between the threads of one block after which it is stopped, 0: none.
     """
 
     mode: str = field(default_factory=lambda: os.environ.get("CONVOLT_EMULATOR") or "fast")
@@ -49,7 +50,6 @@ class Options:
     strict: bool = True
     threads: int = 0
     timeout_s: float = 60.0
-    max_switches: int = 0
 
     def __post_init__(self) -> None:
         for name, allowed in (("mode", _MODES), ("order", _ORDERS), ("asynchronous", _TIMES)):
@@ -99,7 +99,6 @@ class _COptions(ctypes.Structure):
         ),
         ("stack_bytes", ctypes.c_int),
         ("seed", ctypes.c_uint64),
-        ("max_switches", ctypes.c_uint64),
         ("timeout_s", ctypes.c_double),
     ]
 
@@ -145,7 +144,6 @@ class Counters:
     wgmma_k16_bf16: int
     wgmma_k8_tf32: int
     blocks: int
-    switches: int
 
 
 _CCounters = ctypes.c_uint64 * len(fields(Counters))
@@ -194,8 +192,8 @@ class Program:
     def launch(
         self,
         entry: str,
-        grid: int | tuple[int, ...],
-        block: int | tuple[int, ...],
+        grid: int | Sequence[int],
+        block: int | Sequence[int],
         *arguments: Any,
         shared_bytes: int = 0,
     ) -> Counters:
@@ -220,19 +218,15 @@ class Program:
 
         signature = self._source.signature(entry, self._defines)
         packed = pack_arguments(entry, signature, arguments)
-        return _launch(
-            self._source,
-            self._defines,
-            signature,
-            _three(grid),
-            _three(block),
-            shared_bytes,
-            packed,
-        )
+        sizes = _three("grid", grid), _three("block", block)
+        return run(self._source, self._defines, signature, *sizes, shared_bytes, packed)
 
 
-def _three(sizes: int | tuple[int, ...]) -> tuple[int, int, int]:
-    x, y, z = (*(sizes if isinstance(sizes, tuple) else (sizes,)), 1, 1)[:3]
+def _three(what: str, sizes: int | Sequence[int]) -> tuple[int, int, int]:
+    given = tuple(sizes) if isinstance(sizes, Sequence) else (sizes,)
+    if not 1 <= len(given) <= 3:
+        raise ValueError(f"{what} must be one to three ints, got {sizes!r}")
+    x, y, z = (*map(operator.index, given), 1, 1)[:3]
     return x, y, z
 
 
@@ -250,24 +244,6 @@ def load(path: str | Path, **constants: Any) -> Program:
 
 
 def run(
-    path: Path,
-    defines: dict[str, str],
-    entry: str,
-    signature: Signature,
-    grid: tuple[int, int, int],
-    block: int,
-    shared_bytes: int,
-    arguments: list[Argument],
-) -> None:
-    """Run a kernel of convolt; ``Kernel.launch`` calls this for NumPy arrays.
-
-    Raises:
-        EmulatorError: The kernel does not compile, or did what it must not.
-    """
-    _launch(read(path), defines, signature, grid, (block, 1, 1), shared_bytes, arguments)
-
-
-def _launch(
     source: Source,
     defines: dict[str, str],
     signature: Signature,
@@ -276,8 +252,18 @@ def _launch(
     shared_bytes: int,
     arguments: list[Argument],
 ) -> Counters:
+    """Run a kernel; ``Kernel.launch`` calls this for NumPy arrays.
+
+    Raises:
+        ValueError: A size is out of range.
+        EmulatorError: The kernel does not compile, or did what it must not.
+    """
     entry, chosen = signature.entry, _options()
-    if min(grid) < 1 or min(block) < 1 or block[0] * block[1] * block[2] > 1024:
+    if (
+        not all(1 <= n <= most for n, most in zip(grid, _GRID_LIMITS, strict=True))
+        or min(block) < 1
+        or block[0] * block[1] * block[2] > 1024
+    ):
         raise ValueError(f"{entry}: grid {grid} of blocks of {block} threads cannot be launched")
     if not 0 <= shared_bytes <= _SHARED_BYTES_LIMIT:
         raise ValueError(f"{entry}: shared_bytes must be 0 to {_SHARED_BYTES_LIMIT}")
@@ -330,7 +316,6 @@ def _c_options(o: Options, grid: tuple[int, int, int]) -> _COptions:
         strict=o.strict,
         stack_bytes=_STACK_BYTES[o.mode],
         seed=o.seed,
-        max_switches=o.max_switches,
         timeout_s=o.timeout_s,
     )
 

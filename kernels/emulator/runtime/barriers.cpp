@@ -129,8 +129,8 @@ static void arrive(int id, int expected, Vote vote, int predicate, Place place) 
   if (expected < 0 && w->launch->options.strict && w->live != w->threads.size())
     for (const Thread& other : w->threads)
       if (other.state == State::done)
-        fail("__syncthreads at %s:%d after %s has exited", place.file, place.line,
-             name_of(&other).c_str());
+        fail("__syncthreads at %s:%d after %s has exited; options(strict=False) allows it",
+             place.file, place.line, name_of(&other).c_str());
   ++b.arrived;
   b.votes += predicate != 0;
 }
@@ -193,8 +193,10 @@ void thread_exits(Worker* w, Thread* thread) {
   Barrier& b = w->barriers[0];
   if (b.arrived && b.expected < 0) {
     if (w->launch->options.strict)
-      fail("this thread exits while %d thread(s) wait at __syncthreads %s:%d", b.arrived,
-           b.place.file, b.place.line);
+      fail(
+          "this thread exits while %d thread(s) wait at __syncthreads %s:%d; options(strict=False) "
+          "allows it",
+          b.arrived, b.place.file, b.place.line);
     if (complete(w, 0)) open(w, 0);
   }
   for (const auto& meeting : w->meetings[thread->warp])

@@ -107,15 +107,32 @@ static void on_signal(int signal, siginfo_t* info, void*) {
   fail_with(message);
 }
 
+static std::atomic<bool> late{false};
+
+// Ctrl-C ends the launch like a timeout; then Python raises KeyboardInterrupt.
+static struct sigaction interrupt_of_python;
+
+static void on_interrupt(int signal) {
+  late = true;
+  interrupt_of_python.sa_handler(signal);
+}
+
 void install_handlers() {
   struct sigaction action{};
   action.sa_sigaction = on_signal;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
   sigemptyset(&action.sa_mask);
   for (int i = 0; i < signal_count; ++i) sigaction(signals[i], &action, &previous[i]);
+  sigaction(SIGINT, nullptr, &interrupt_of_python);
+  const auto handler = interrupt_of_python.sa_handler;
+  if (interrupt_of_python.sa_flags & SA_SIGINFO || handler == SIG_DFL || handler == SIG_IGN) return;
+  struct sigaction interrupt = interrupt_of_python;
+  interrupt.sa_handler = on_interrupt;
+  sigaction(SIGINT, &interrupt, nullptr);
 }
 
 void restore_handlers() {
+  sigaction(SIGINT, &interrupt_of_python, nullptr);
   for (int i = 0; i < signal_count; ++i) sigaction(signals[i], &previous[i], nullptr);
 }
 
@@ -137,8 +154,7 @@ void use_alternate_stack(Worker* w, bool on) {
 // sees timed_out() where threads switch; a loop that never switches is interrupted a little later.
 static std::mutex watch_mutex;
 static std::vector<pthread_t> watched;
-static int64_t deadline_ns = 0;  // 0: nothing to watch
-static std::atomic<bool> late{false};
+static int64_t deadline_ns = 0;            // 0: nothing to watch
 static std::atomic<pid_t> watchdog_of{0};  // the process: a fork has no watchdog yet
 
 bool timed_out() { return late; }
@@ -151,7 +167,7 @@ static void look() {
   for (;;) {
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
     std::lock_guard<std::mutex> lock(watch_mutex);
-    if (!deadline_ns || clock_ns() < deadline_ns) continue;
+    if (!deadline_ns || (!late && clock_ns() < deadline_ns)) continue;
     if (late)
       for (pthread_t thread : watched) pthread_kill(thread, SIGURG);
     late = true;
@@ -202,6 +218,9 @@ struct TypeMismatch {
 }  // namespace
 
 extern "C" {
+void emulator_assert_fail(const char* condition, const char* file, unsigned line, const char*) {
+  emulator::fail("assert(%s) at %s:%u", condition, file, line);
+}
 void __ubsan_handle_out_of_bounds_abort(OutOfBounds* d, size_t index) {
   emulator::fail("index %ld is out of bounds of %s at %s:%u", static_cast<long>(index),
                  d->array->name, d->at.file, d->at.line);

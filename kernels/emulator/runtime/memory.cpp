@@ -87,57 +87,86 @@ static bool seen(Worker* w, unsigned by, const Access& access) {
 
 // ---- Races --------------------------------------------------------------------------------------------
 
+// An access that happens: who makes it, and as what it is remembered.
 struct Touch {
-  unsigned thread;  // or engine()
-  uint32_t stamp;
-  uint32_t block;  // number + 1 in global memory, 0 in shared memory
-  bool write, atomic;
+  unsigned thread;
+  Access mine;  // without its bytes
+  bool write;
   const void* instruction;
 };
 
-static std::string named(Worker* w, const Access& access, uint32_t block) {
-  if (access.block != block) return "block " + std::to_string(access.block - 1);
+static Touch touch_now(Worker* w, bool write, const void* instruction, bool atomic = false) {
+  const unsigned thread = number(current());
+  return {thread, {w->epoch[thread], static_cast<uint16_t>(thread), 0, atomic}, write, instruction};
+}
+
+// Blocks run one after the other, so that the stamp tells whose access it was.
+static bool of_other_block(Worker* w, const Access& access) {
+  return access.stamp <= w->block_starts.back().first;
+}
+
+static std::string named(Worker* w, const Access& access) {
+  if (of_other_block(w, access)) {
+    auto start = w->block_starts.end() - 1;
+    while (access.stamp <= start->first) --start;
+    return "block " + std::to_string(start->second);
+  }
   if (access.thread == engine(w)) return "the asynchronous copy engine";
   return name_of(&w->threads[access.thread]);
 }
 
 [[noreturn]] static void race(Worker* w, const std::string& place, const Touch& t,
                               const Access& other, bool other_wrote) {
-  const bool blocks = other.block != t.block;
-  fail_with("data race on " + place + ": this " + (t.atomic ? "atomic " : "") +
+  const bool blocks = of_other_block(w, other);
+  fail_with("data race on " + place + ": this " + (t.mine.atomic ? "atomic " : "") +
             (t.write ? "write" : "read") + (blocks ? " and the " : " is not ordered after the ") +
-            (other_wrote ? "write" : "read") + " of " + named(w, other, t.block) +
+            (other_wrote ? "write" : "read") + " of " + named(w, other) +
             (blocks ? " in the same launch" : " by any barrier") + where(t.instruction));
+}
+
+// How much is lost when `mine` takes the place of `a`.
+static int worth(Worker* w, const Access& a, const Access& mine) {
+  if (!a.bytes) return 1;
+  if (of_other_block(w, a)) return 4;
+  if (a.thread == mine.thread &&
+      (a.stamp == mine.stamp || (!(a.bytes & ~mine.bytes) && a.atomic == mine.atomic)))
+    return 0;
+  if (a.stamp <= w->floor) return 2;
+  return a.thread / 32 == mine.thread / 32 ? 3 : 4;
+}
+
+static void remember(Worker* w, Access (&accesses)[4], Access mine) {
+  Access* least = nullptr;
+  int least_worth = 5;
+  for (Access& a : accesses) {
+    const int lost = worth(w, a, mine);
+    if (lost < least_worth) least = &a, least_worth = lost;
+    if (lost == 0) break;
+  }
+  if (least_worth == 0 && least->stamp == mine.stamp) {
+    mine.bytes |= least->bytes;
+    mine.atomic &= least->atomic;
+  }
+  *least = mine;
 }
 
 // `place` makes the name of the word, for messages.
 template <typename Name>
 static void touch_word(Worker* w, Cell& cell, uint8_t bytes, const Touch& t, const Name& place) {
-  auto conflicts = [&](const Access& a) {
-    if (a.stamp == 0 || !(a.bytes & bytes)) return false;
-    return a.block != t.block || !seen(w, t.thread, a);
+  const auto conflicts = [&](const Access& a) {
+    return (a.bytes & bytes) && (of_other_block(w, a) || !seen(w, t.thread, a));
   };
-  if (conflicts(cell.write) && !(t.atomic && cell.write.atomic))
-    race(w, place(), t, cell.write, true);
-  const Access mine{t.stamp, t.block, static_cast<uint16_t>(t.thread), bytes, t.atomic};
-  auto same = [&](const Access& a) {
-    return a.stamp == mine.stamp && a.thread == mine.thread && a.block == mine.block;
-  };
-  if (!t.write) {
-    if (same(cell.read[0])) {
-      cell.read[0].bytes |= bytes;
-    } else {
-      if (cell.read[0].thread != mine.thread || cell.read[0].block != mine.block)
-        cell.read[1] = cell.read[0];
-      cell.read[0] = mine;
-    }
-    return;
-  }
-  for (const Access& read : cell.read)
-    if (conflicts(read)) race(w, place(), t, read, false);
-  const uint8_t together = same(cell.write) ? cell.write.bytes : 0;
-  cell.write = mine;
-  cell.write.bytes |= together;
+  for (const Access& a : cell.write)
+    if (conflicts(a) && !(t.mine.atomic && a.atomic)) race(w, place(), t, a, true);
+  Access mine = t.mine;
+  mine.bytes = bytes;
+  if (!t.write) return remember(w, cell.read, mine);
+  for (const Access& a : cell.read)
+    if (conflicts(a)) race(w, place(), t, a, false);
+  if (!mine.atomic)  // whoever comes after this write comes after all before it
+    for (auto* accesses : {cell.write, cell.read})
+      for (int i = 0; i < 4; ++i) accesses[i].bytes &= ~bytes;
+  remember(w, cell.write, mine);
   cell.initialised |= bytes;
 }
 
@@ -173,15 +202,15 @@ static bool find_shared(Worker* w, uintptr_t address, size_t bytes, Shared* foun
   return true;
 }
 
-static void touch_shared(Worker* w, const Shared& s, size_t bytes, const Touch& t,
-                         bool through_copy = false) {
+static void touch_shared(Worker* w, const Shared& s, size_t bytes, const Touch& t) {
   for_each_word(s.offset, bytes, [&](uintptr_t word, uint8_t mask) {
     Cell& cell = (*s.cells)[word];
     auto place = [&] { return std::string(s.name) + " at byte " + std::to_string(word * 4); };
-    if (cell.pending & mask && !through_copy)
-      fail_with(std::string(t.write ? "write to " : "read of ") + place() +
-                ", where an asynchronous copy of " + named(w, cell.write, 0) +
-                " has not been waited for" + where(t.instruction));
+    for (const Access& a : cell.write)
+      if (a.bytes & cell.pending & mask)
+        fail_with(std::string(t.write ? "write to " : "read of ") + place() +
+                  ", where an asynchronous copy of " + named(w, a) + " has not been waited for" +
+                  where(t.instruction));
     if (!t.write && mask & ~cell.initialised)
       fail_with("read of uninitialised " + place() + where(t.instruction));
     touch_word(w, cell, mask, t, place);
@@ -195,27 +224,16 @@ static Shared need_shared(Worker* w, const void* p, size_t bytes, const char* wh
   return s;
 }
 
-static Touch touch_now(Worker* w, bool write, const void* instruction, bool atomic = false) {
-  const unsigned thread = number(current());
-  return {thread, w->epoch[thread], 0, write, atomic, instruction};
-}
-
 bool is_shared(const void* p, size_t bytes) {
-  Worker* w = worker;
-  const auto inside = [&](const char* begin, size_t size) {
-    const uintptr_t offset = reinterpret_cast<uintptr_t>(p) - reinterpret_cast<uintptr_t>(begin);
-    return offset < size && bytes <= size - offset;
-  };
-  return inside(w->dynamic, w->launch->dynamic_bytes) || inside(w->fixed, w->fixed_bytes);
+  Shared s;
+  const uintptr_t address = reinterpret_cast<uintptr_t>(p);
+  return find_shared(worker, address, 1, &s) && find_shared(worker, address + bytes - 1, 1, &s);
 }
 
-void* dynamic_shared(size_t alignment) {
-  Worker* w = worker;
-  if (w->launch->dynamic_bytes == 0)
+void* dynamic_shared() {
+  if (worker->launch->dynamic_bytes == 0)
     fail("the kernel uses dynamic shared memory but was launched with shared_bytes=0");
-  if (reinterpret_cast<uintptr_t>(w->dynamic) % alignment)
-    fail("dynamic shared memory starts on 1,024 bytes, which %zu does not divide", alignment);
-  return w->dynamic;
+  return worker->dynamic;
 }
 
 constexpr uint32_t dynamic_window = 1u << 18;  // static shared memory comes first, as on a GPU
@@ -234,23 +252,22 @@ void* shared_pointer(uint32_t offset) {
   return (dynamic ? w->dynamic : w->fixed) + offset;
 }
 
-void shared_load(void* to, const void* from, size_t bytes, const char* what) {
+static void access_shared(const void* p, size_t bytes, bool write, const char* what,
+                          const void* instruction) {
   Worker* w = worker;
-  const Shared s = need_shared(w, from, bytes, what);
-  if (w->launch->options.check) {
-    touch_shared(w, s, bytes, touch_now(w, false, CALLER));
-    count_by_model(w, true, reinterpret_cast<uintptr_t>(from), bytes, false, CALLER);
-  }
+  const Shared s = need_shared(w, p, bytes, what);
+  if (!w->launch->options.check) return;
+  touch_shared(w, s, bytes, touch_now(w, write, instruction));
+  count_by_model(w, true, reinterpret_cast<uintptr_t>(p), bytes, write, instruction);
+}
+
+void shared_load(void* to, const void* from, size_t bytes, const char* what) {
+  access_shared(from, bytes, false, what, CALLER);
   memcpy(to, from, bytes);
 }
 
 void shared_store(void* to, const void* from, size_t bytes, const char* what) {
-  Worker* w = worker;
-  const Shared s = need_shared(w, to, bytes, what);
-  if (w->launch->options.check) {
-    touch_shared(w, s, bytes, touch_now(w, true, CALLER));
-    count_by_model(w, true, reinterpret_cast<uintptr_t>(to), bytes, true, CALLER);
-  }
+  access_shared(to, bytes, true, what, CALLER);
   memcpy(to, from, bytes);
 }
 
@@ -261,33 +278,27 @@ static void set_pending(const Shared& s, size_t bytes, bool pending) {
   });
 }
 
-void mark_pending(void* shared, size_t bytes, Place) {
-  Worker* w = worker;
-  const Shared s = need_shared(w, shared, bytes, "cp.async");
-  if (!w->launch->options.check) return;
-  touch_shared(w, s, bytes, touch_now(w, true, CALLER));
+static void claim(void* shared, size_t bytes, const Touch& t) {
+  const Shared s = need_shared(worker, shared, bytes, "asynchronous copy");
+  touch_shared(worker, s, bytes, t);
   set_pending(s, bytes, true);
 }
 
+void mark_pending(void* shared, size_t bytes) {
+  if (worker->launch->options.check) claim(shared, bytes, touch_now(worker, true, CALLER));
+}
+
 void clear_pending(void* shared, size_t bytes) {
-  Worker* w = worker;
-  if (!w->launch->options.check) return;
-  const Shared s = need_shared(w, shared, bytes, "cp.async");
-  set_pending(s, bytes, false);
-  touch_shared(w, s, bytes, touch_now(w, true, nullptr));
+  if (worker->launch->options.check)
+    set_pending(need_shared(worker, shared, bytes, "cp.async"), bytes, false);
 }
 
 void engine_claim(void* shared, size_t bytes) {
   Worker* w = worker;
-  const Shared s = need_shared(w, shared, bytes, "asynchronous copy");
   if (!w->launch->options.check) return;
-  touch_shared(w, s, bytes, touch_now(w, true, CALLER));
-  for_each_word(s.offset, bytes, [&](uintptr_t word, uint8_t) {
-    (*s.cells)[word].write.thread = static_cast<uint16_t>(engine(w));
-    (*s.cells)[word].write.stamp = w->now + 1;  // seen by nobody yet
-  });
-  ++w->now;
-  set_pending(s, bytes, true);
+  Touch t = touch_now(w, true, CALLER);
+  t.mine = {++w->now, static_cast<uint16_t>(engine(w)), 0, 0};  // seen by nobody yet
+  claim(shared, bytes, t);
 }
 
 void engine_store(void* to, const void* from, size_t bytes, const char* what) {
@@ -320,10 +331,11 @@ void merge_buffers(Launch* l) {
     if (!l->regions.empty() && b.begin < l->regions.back().end)
       l->regions.back().end = std::max(l->regions.back().end, b.end);
     else
-      l->regions.push_back({b.begin, b.end, {}, {}});
+      l->regions.push_back({b.begin, b.end, {nullptr, free}, {}});
   }
   for (Region& region : l->regions) {
-    region.cells.resize((region.end - region.begin) / 4 + 1);
+    region.cells.reset(static_cast<Cell*>(
+        calloc((region.end - region.begin) / 4 + 1, sizeof(Cell))));  // pages come when touched
     region.touched.resize(region.end - region.begin);
   }
 }
@@ -346,25 +358,28 @@ void count_distinct(Launch* l) {
 
 [[noreturn]] static void out_of_bounds(Worker* w, uintptr_t address, size_t bytes, bool write,
                                        const void* instruction) {
+  const Launch* l = w->launch;
   const Buffer* nearest = nullptr;
-  uintptr_t distance = 0;
-  for (const Buffer& b : w->launch->buffers) {
-    const uintptr_t d = address < b.begin         ? b.begin - address
-                        : address + bytes > b.end ? address + bytes - b.end
-                                                  : 0;
-    if (nearest == nullptr || d < distance) nearest = &b, distance = d;
+  uintptr_t distance = uintptr_t{1} << 32;
+  for (const Buffer& b : l->buffers) {
+    const uintptr_t d = address < b.begin ? b.begin - address : address + bytes - b.end;
+    if (d < distance) nearest = &b, distance = d;
   }
   char message[400];
-  if (nearest == nullptr)
-    snprintf(message, sizeof message,
-             "out of bounds: %s of %zu bytes at %p; the kernel has no buffer",
-             write ? "write" : "read", bytes, reinterpret_cast<void*>(address));
-  else
-    snprintf(message, sizeof message,
-             "out of bounds: %s of %zu bytes, %zu bytes %s '%s' (%zu bytes)",
-             write ? "write" : "read", bytes, static_cast<size_t>(distance),
+  int length = snprintf(message, sizeof message, "out of bounds: %s of %zu bytes",
+                        write ? "write" : "read", bytes);
+  char* rest = message + length;
+  if (nearest)
+    snprintf(rest, sizeof message - length, ", %zu bytes %s '%s' (%zu bytes)",
+             static_cast<size_t>(distance),
              address < nearest->begin ? "before the start of" : "past the end of", nearest->name,
              static_cast<size_t>(nearest->end - nearest->begin));
+  else
+    snprintf(rest, sizeof message - length, " at %p, %s", reinterpret_cast<void*>(address),
+             address < 1 << 16 ? "a null pointer"
+             : address - l->module_begin < l->module_end - l->module_begin
+                 ? "a __device__ variable, which may only be read here: pass an array"
+                 : "far from every array");
   fail_with(message + where(instruction));
 }
 
@@ -390,10 +405,9 @@ static uintptr_t touch_global(Worker* w, uintptr_t address, size_t bytes, bool w
   for (size_t i = 0; i < bytes; ++i) region->touched[offset + i] |= write ? 2 : 1;
   if (atomic)
     for (size_t i = 0; i < bytes; ++i) region->touched[offset + i] |= 1;
-  const unsigned thread = number(current());
-  const Touch t{thread, w->epoch[thread], w->block_number + 1, write, atomic, instruction};
+  const Touch t = touch_now(w, write, instruction, atomic);
   for_each_word(offset, bytes, [&](uintptr_t word, uint8_t mask) {
-    touch_word(w, region->cells[word], mask, t, [&] {
+    touch_word(w, region->cells.get()[word], mask, t, [&] {
       return std::string("'") + inside->name + "' at byte " +
              std::to_string(region->begin + word * 4 - inside->begin);
     });
@@ -401,26 +415,31 @@ static uintptr_t touch_global(Worker* w, uintptr_t address, size_t bytes, bool w
   return (static_cast<uintptr_t>(region - l->regions.data() + 1) << 48) + offset;
 }
 
-void global_load(void* to, const void* from, size_t bytes, const char*) {
+static void access_global(const void* p, size_t bytes, bool write, const void* instruction) {
   Worker* w = worker;
-  const auto address = reinterpret_cast<uintptr_t>(from);
-  const uintptr_t on_gpu = touch_global(w, address, bytes, false, false, CALLER);
-  if (w->launch->options.check) count_by_model(w, false, on_gpu, bytes, false, CALLER);
+  const auto address = reinterpret_cast<uintptr_t>(p);
+  const uintptr_t on_gpu = touch_global(w, address, bytes, write, false, instruction);
+  if (w->launch->options.check) count_by_model(w, false, on_gpu, bytes, write, instruction);
+}
+
+void global_load(void* to, const void* from, size_t bytes) {
+  access_global(from, bytes, false, CALLER);
   memcpy(to, from, bytes);
 }
 
-void global_store(void* to, const void* from, size_t bytes, const char*) {
-  Worker* w = worker;
-  const auto address = reinterpret_cast<uintptr_t>(to);
-  const uintptr_t on_gpu = touch_global(w, address, bytes, true, false, CALLER);
-  if (w->launch->options.check) count_by_model(w, false, on_gpu, bytes, true, CALLER);
+void global_store(void* to, const void* from, size_t bytes) {
+  access_global(to, bytes, true, CALLER);
   memcpy(to, from, bytes);
 }
 
 // ---- Entries: atomics and instrumented accesses ---------------------------------------------------------
 
-static bool on_stack(const Worker* w, uintptr_t address) {
-  return address - reinterpret_cast<uintptr_t>(w->stacks) < w->stack_stride * w->stack_count;
+static bool on_stack(const Worker* w, uintptr_t address, const void* instruction) {
+  const uintptr_t offset = address - reinterpret_cast<uintptr_t>(w->stacks);
+  if (offset >= w->stack_stride * w->stack_count) return false;
+  if (offset / w->stack_stride != number(current()))
+    fail_with("access to a local variable of another thread" + where(instruction));
+  return true;
 }
 
 void check_atomic(void* p, size_t bytes) {
@@ -437,7 +456,7 @@ void check_atomic(void* p, size_t bytes) {
     });
     touch_shared(w, s, bytes, touch_now(w, true, instruction, true));
     count_access(w, true, address, bytes, true, instruction);
-  } else if (!on_stack(w, address)) {
+  } else if (!on_stack(w, address, instruction)) {
     const uintptr_t on_gpu = touch_global(w, address, bytes, true, true, instruction);
     count_access(w, false, on_gpu, bytes, true, instruction);
   }
@@ -448,7 +467,7 @@ static void accessed(void* p, size_t bytes, bool write, const void* instruction)
   Worker* w = worker;
   if (timed_out()) fail_with("timeout at this point" + where(instruction));
   const auto address = reinterpret_cast<uintptr_t>(p);
-  if (w->silent || on_stack(w, address)) return;
+  if (w->silent || on_stack(w, address, instruction)) return;
   const uintptr_t in_threads = address - reinterpret_cast<uintptr_t>(w->threads.data());
   if (in_threads < w->threads.size() * sizeof(Thread) || p == static_cast<void*>(&self)) return;
   Shared s;
@@ -463,7 +482,7 @@ static void accessed(void* p, size_t bytes, bool write, const void* instruction)
 
 // ---- Blocks ------------------------------------------------------------------------------------------------
 
-void reset_memory(Worker* w) {
+void reset_memory(Worker* w, uint32_t block) {
   const size_t n = w->threads.size();
   w->clocks.resize(n * (n + 1));  // what is older than the floor means nothing: no need to clear
   w->epoch.resize(n);
@@ -472,6 +491,7 @@ void reset_memory(Worker* w) {
   w->fixed_cells.assign((w->fixed_bytes + 3) / 4, {});
   w->traffic.assign(w->warps, {});
   order_all(w);
+  w->block_starts.push_back({w->floor, block});
 }
 
 struct Search {
@@ -531,6 +551,17 @@ EMULATOR_HOOKS(16)
   }
 EMULATOR_ATOMIC_HOOKS(32)
 EMULATOR_ATOMIC_HOOKS(64)
+void* emulator_memcpy(void* to, const void* from, size_t n) {
+  if (n && emulator::worker->launch->options.check) {
+    emulator::accessed(const_cast<void*>(from), n, false, CALLER);
+    emulator::accessed(to, n, true, CALLER);
+  }
+  return memcpy(to, from, n);
+}
+void* emulator_memset(void* to, int value, size_t n) {
+  if (n && emulator::worker->launch->options.check) emulator::accessed(to, n, true, CALLER);
+  return memset(to, value, n);
+}
 void __tsan_read_range(void* p, size_t n) { emulator::accessed(p, n, false, CALLER); }
 void __tsan_write_range(void* p, size_t n) { emulator::accessed(p, n, true, CALLER); }
 void __tsan_init() {}

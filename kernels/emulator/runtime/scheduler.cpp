@@ -110,6 +110,7 @@ void release(Worker* w, std::vector<unsigned>& threads) {
 
 static bool poll(Worker* w) {
   std::vector<unsigned> woken;
+  w->silent = true;
   for (size_t i = 0; i < w->polling.size();) {
     Thread& thread = w->threads[w->polling[i]];
     if (thread.ready(thread.ready_argument)) {
@@ -119,6 +120,7 @@ static bool poll(Worker* w) {
       ++i;
     }
   }
+  w->silent = false;
   release(w, woken);
   return !woken.empty();
 }
@@ -182,12 +184,7 @@ void switch_away() {
   Thread* from = current();
   Thread* to = pick(w);
   if (to == from) return;
-  const uint64_t limit = w->launch->options.max_switches;
-  if (limit && ++w->switches > limit)
-    fail("more than %llu switches between threads in one block: a livelock?",
-         static_cast<unsigned long long>(limit));
   if (timed_out()) fail("timeout at this point");
-  ++w->counters.switches;
   self = to;
   emulator_switch(&from->stack_pointer, to ? to->stack_pointer : w->stack_pointer);
 }
@@ -232,7 +229,6 @@ static void prepare_block(Worker* w, uint64_t block) {
   for (int i = 0; i < 4; ++i) random_number(w);
   if (w->fixed_bytes) memset(w->fixed, 0xff, w->fixed_bytes);  // poison: NaN
   if (l.dynamic_bytes) memset(w->dynamic, 0xff, l.dynamic_bytes);
-  w->block_number = static_cast<uint32_t>(block);
   w->live = l.threads;
   w->warps = (l.threads + 31) / 32;
   w->ready.clear();
@@ -242,11 +238,10 @@ static void prepare_block(Worker* w, uint64_t block) {
   if (l.options.order == unfair) new_priorities(w);
   w->polling.clear();
   w->engine.clear();
-  w->switches = 0;
   w->silent = false;
   w->issued = nullptr;
   reset_barriers(w);
-  if (l.options.check) reset_memory(w);
+  if (l.options.check) reset_memory(w, static_cast<uint32_t>(block));
   const Index3 index = {static_cast<unsigned>(block % l.grid.x),
                         static_cast<unsigned>(block / l.grid.x % l.grid.y),
                         static_cast<unsigned>(block / l.grid.x / l.grid.y)};

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <csetjmp>
 #include <deque>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <unordered_map>
@@ -26,7 +27,6 @@ struct Options {
   int strict;  // a barrier that exited threads do not reach is an error
   int stack_bytes;
   uint64_t seed;
-  uint64_t max_switches;  // of one block; 0: no limit
   double timeout_s;
 };
 
@@ -47,7 +47,7 @@ struct Counters {
   uint64_t barriers, warp_operations, special_functions;
   uint64_t asynchronous_copies, atomics;
   uint64_t mma_flops[mma_kinds];
-  uint64_t blocks, switches;
+  uint64_t blocks;
 };
 
 // ---- Fibers -----------------------------------------------------------------------------------
@@ -88,24 +88,25 @@ struct Barrier {
 
 // ---- Race detection: vector clocks (memory.cpp) -------------------------------------------------
 
-// Who touched a 4-byte word last. Stamps grow; those up to Worker::floor are seen by everybody.
+// Stamps grow; those up to Worker::floor are seen by everybody in the block.
 struct Access {
-  uint32_t stamp = 0;
-  uint32_t block = 0;  // number + 1, for global memory; 0: none
-  uint16_t thread = 0;
-  uint8_t bytes = 0;  // mask
-  uint8_t atomic = 0;
+  uint32_t stamp;
+  uint16_t thread;
+  uint8_t bytes;  // mask; 0: none
+  uint8_t atomic;
 };
+// A word of 4 bytes: who wrote it last (up to one thread a byte; any number by atomics, of which some
+// are known) and who has read it since (some of them, from different warps).
 struct Cell {
-  Access write, read[2];
-  uint8_t initialised = 0;  // mask of bytes, shared memory only
-  uint8_t pending = 0;      // mask of bytes a cp.async has yet to deliver
+  Access write[4], read[4];
+  uint8_t initialised;  // mask of bytes, shared memory only
+  uint8_t pending;      // mask of bytes that an asynchronous copy has yet to deliver
 };
 
 // Global buffers that overlap are one region.
 struct Region {
   uintptr_t begin, end;
-  std::vector<Cell> cells;
+  std::unique_ptr<Cell, void (*)(void*)> cells;
   std::vector<uint8_t> touched;  // a byte's bit 0: read, bit 1: written
 };
 
@@ -164,8 +165,7 @@ struct Worker {
   std::vector<std::vector<WarpMeeting>> meetings;  // of each warp
   Barrier barriers[16];
   std::vector<Task> engine;  // asynchronous copies of the block
-  uint64_t random = 1, switches = 0;
-  uint32_t block_number = 0;
+  uint64_t random = 1;
 
   char* dynamic = nullptr;  // shared memory
   char* dynamic_map = nullptr;
@@ -177,6 +177,7 @@ struct Worker {
   uint32_t now = 0, floor = 0;   // stamps
   std::vector<uint32_t> clocks;  // [thread][thread or engine]: the newest stamp seen
   std::vector<uint32_t> epoch;   // stamp of what each thread does now
+  std::vector<std::pair<uint32_t, uint32_t>> block_starts;  // the floor then, the block's number
   struct Object {
     std::vector<uint32_t> published, completed;
   };
@@ -215,7 +216,7 @@ void thread_exits(Worker* w, Thread* thread);
 void reset_barriers(Worker* w);
 
 // memory.cpp
-void reset_memory(Worker* w);
+void reset_memory(Worker* w, uint32_t block);
 void find_static_shared(Worker* w, const void* in_module);
 void merge_buffers(Launch* launch);
 void count_distinct(Launch* launch);

@@ -5,6 +5,8 @@
 // clusters, cooperative groups and device-side launches do not exist here.
 #pragma once
 
+#define __assert_fail emulator_assert_fail  // what a failed assert calls
+
 #include <math.h>  // not <cmath>: the overloads must be global
 
 #include <cassert>
@@ -356,6 +358,7 @@ inline float sinpif(float v) { return static_cast<float>(sin(M_PI * static_cast<
 inline float cospif(float v) { return static_cast<float>(cos(M_PI * static_cast<double>(v))); }
 inline double sinpi(double v) { return sin(M_PI * v); }
 inline double cospi(double v) { return cos(M_PI * v); }
+inline void __nanosleep(unsigned) { emulator::preempt(); }
 inline long long clock64() { return 0; }
 inline long long clock() { return 0; }
 
@@ -385,6 +388,9 @@ inline float __powf(float a, float b) {
 
 // ---- Keywords; last, because they would break the headers above ---------------------------------
 
+#define __trap() emulator::fail("__trap")
+#define memcpy emulator_memcpy
+#define memset emulator_memset
 #define __global__
 #define __device__
 #define __host__
@@ -397,7 +403,7 @@ inline float __powf(float a, float b) {
 #define __noinline__ __attribute__((noinline))
 // One copy for each OS thread, which runs one block at a time; the runtime finds and poisons it.
 #define __shared__ static thread_local
-#define EXTERN_SHARED(T, name) T* const name = static_cast<T*>(emulator::dynamic_shared(16))
+#define EXTERN_SHARED(T, name) T* const name = static_cast<T*>(emulator::dynamic_shared())
 #define threadIdx (emulator::self->thread)
 #define blockIdx (emulator::self->block)
 #define blockDim (emulator::self->block_dim)

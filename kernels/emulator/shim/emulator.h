@@ -75,7 +75,7 @@ void mbarrier_forget(const void* object);    // init or inval
 // ---- Memory -----------------------------------------------------------------------------------
 
 // Start of the dynamic shared memory of the block.
-void* dynamic_shared(size_t alignment);
+void* dynamic_shared();
 bool is_shared(const void* p, size_t bytes);
 // Address in the block's shared window, as descriptors hold it, and back. Static and dynamic
 // shared memory have different windows.
@@ -85,8 +85,8 @@ void* shared_pointer(uint32_t offset);
 // Accesses made by a model on behalf of the running thread: checked, counted, then done.
 void shared_load(void* to, const void* from, size_t bytes, const char* what);
 void shared_store(void* to, const void* from, size_t bytes, const char* what);
-void global_load(void* to, const void* from, size_t bytes, const char* what);
-void global_store(void* to, const void* from, size_t bytes, const char* what);
+void global_load(void* to, const void* from, size_t bytes);
+void global_store(void* to, const void* from, size_t bytes);
 // Before a model touches the operand of an atomic operation.
 void check_atomic(void* p, size_t bytes);
 
@@ -120,7 +120,7 @@ void wait_group_of(ThreadView* thread, Queue queue, int pending);  // for a warp
 void launch_engine(const Task& task);
 
 // A cp.async destination: may not be touched before its group was waited for.
-void mark_pending(void* shared, size_t bytes, Place place);
+void mark_pending(void* shared, size_t bytes);
 void clear_pending(void* shared, size_t bytes);
 // The engine is no thread. The thread that starts a copy claims its destination (everybody else must
 // be done with it); the Task stores there, and tells which mbarrier makes it known to others.
@@ -136,3 +136,7 @@ void count_mma(Mma kind, uint64_t flops);
 void count_special_function();
 
 }  // namespace emulator
+
+// Calls of these, which no compiler instruments.
+extern "C" void* emulator_memcpy(void* to, const void* from, size_t n);
+extern "C" void* emulator_memset(void* to, int value, size_t n);

@@ -162,10 +162,10 @@ __forceinline__ void cp_async(void* shared, const void* global, int valid = BYTE
   require(aligned(shared, BYTES) && aligned(global, BYTES), place,
           "cp.async: an address is no multiple of the size");
   require(is_shared(shared, BYTES), place, "cp.async: the destination is not in shared memory");
-  mark_pending(shared, BYTES, place);
+  mark_pending(shared, BYTES);
   enqueue(Queue::cp_async, make_task(place, [=] {
             unsigned char bytes[BYTES] = {};
-            if (valid) global_load(bytes, global, valid, "cp.async");
+            if (valid) global_load(bytes, global, valid);
             clear_pending(shared, BYTES);
             shared_store(shared, bytes, BYTES, "cp.async");
           }));
@@ -193,7 +193,7 @@ static_assert(sizeof(MbarrierState) == sizeof(Mbarrier));
 EMULATOR_MODEL MbarrierState read_mbarrier(const void* barrier) {
   if (!is_shared(barrier, 8)) fail("mbarrier: not in shared memory");
   MbarrierState state;
-  std::memcpy(&state, barrier, sizeof state);
+  __builtin_memcpy(&state, barrier, sizeof state);
   if (state.tag != state.valid_tag) fail("mbarrier: used before mbarrier_init or after inval");
   return state;
 }
@@ -204,7 +204,7 @@ EMULATOR_MODEL void write_mbarrier(void* barrier, MbarrierState state) {
     state.missing = state.arrivals;
     mbarrier_complete(barrier);
   }
-  std::memcpy(barrier, &state, sizeof state);
+  __builtin_memcpy(barrier, &state, sizeof state);
 }
 
 EMULATOR_MODEL void arrive(Mbarrier* barrier, int bytes, Place place) {
@@ -235,13 +235,13 @@ EMULATOR_MODEL void mbarrier_init(Mbarrier* barrier, int arrivals, EMULATOR_PLAC
   MbarrierState state{};
   state.arrivals = state.missing = arrivals;
   state.tag = state.valid_tag;
-  std::memcpy(static_cast<void*>(barrier), &state, sizeof state);
+  __builtin_memcpy(static_cast<void*>(barrier), &state, sizeof state);
   mbarrier_forget(barrier);
 }
 inline void mbarrier_fence_init() { emulator::preempt(); }
 EMULATOR_MODEL void mbarrier_inval(Mbarrier* barrier) {
   emulator::read_mbarrier(barrier);
-  std::memset(static_cast<void*>(barrier), 0, sizeof *barrier);
+  __builtin_memset(static_cast<void*>(barrier), 0, sizeof *barrier);
   emulator::mbarrier_forget(barrier);
 }
 inline void mbarrier_arrive(Mbarrier* barrier, EMULATOR_PLACE) {
@@ -287,7 +287,7 @@ static_assert(sizeof(TensorMapFields) == sizeof(TensorMap));
 EMULATOR_MODEL TensorMapFields read_map(const TensorMap* map, const void* shared, int rank,
                                         bool im2col, Place place) {
   TensorMapFields fields;
-  std::memcpy(&fields, map, sizeof fields);
+  __builtin_memcpy(&fields, map, sizeof fields);
   require(fields.tag == fields.valid_tag, place, "TMA: this is no tensor map");
   require(fields.rank == rank, place, "TMA: the tensor map has another number of dimensions");
   require(fields.is_im2col == im2col, place, "TMA: the tensor map is of the other mode");
@@ -332,8 +332,7 @@ inline Inside inside(const TensorMapFields& map, const int64_t* at) {
 inline void load_unit(const TensorMapFields& map, const int64_t* at, unsigned char* shared) {
   unsigned char bytes[16] = {};
   const Inside part = inside(map, at);
-  if (part.first < part.end)
-    global_load(bytes + part.first, part.address, part.end - part.first, "TMA load");
+  if (part.first < part.end) global_load(bytes + part.first, part.address, part.end - part.first);
   engine_store(shared, bytes, sizeof bytes, "TMA load");
 }
 
@@ -341,8 +340,7 @@ inline void store_unit(const TensorMapFields& map, const int64_t* at, unsigned c
   unsigned char bytes[16];
   const Inside part = inside(map, at);
   shared_load(bytes, shared, sizeof bytes, "TMA store");
-  if (part.first < part.end)
-    global_store(part.address, bytes + part.first, part.end - part.first, "TMA store");
+  if (part.first < part.end) global_store(part.address, bytes + part.first, part.end - part.first);
 }
 
 struct Box {

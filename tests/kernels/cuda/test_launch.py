@@ -80,8 +80,8 @@ def runs(monkeypatch):
 
 def test_a_launch_hands_over_exactly_the_bytes_that_c_expects(kernel, runs):
     arguments = call(kernel, (3, 2), shared_bytes=64)
-    ((path, defines, entry, signature, grid, block, shared_bytes, packed),) = runs
-    assert (path, entry, signature.entry) == (kernel.path, "rows_forward", "rows_forward")
+    ((source, defines, signature, grid, block, shared_bytes, packed),) = runs
+    assert (source.path, signature.entry) == (kernel.path, "rows_forward")
     assert defines == {
         "BLOCK": "32",
         "STORAGE": "float",
@@ -89,7 +89,7 @@ def test_a_launch_hands_over_exactly_the_bytes_that_c_expects(kernel, runs):
         "FLIP": "1",
         "LANES": "4",
     }
-    assert (grid, block, shared_bytes) == ((3, 2, 1), 32, 64)
+    assert (grid, block, shared_bytes) == ((3, 2, 1), (32, 1, 1), 64)
     assert [a.parameter.name for a in packed] == list(arguments)
     assert all(a.value is arguments[a.parameter.name] for a in packed[:3])
     size, level, alpha, flag = (a.value for a in packed[3:])
@@ -190,7 +190,7 @@ def test_the_grid_is_checked(kernel, runs, grid, error):
     with pytest.raises(error, match=r"rows_forward.*grid"):
         call(kernel, grid)
     call(kernel, (2**31 - 1, 65535, np.int64(65535)))
-    assert runs[0][4] == (2**31 - 1, 65535, 65535)
+    assert runs[0][3] == (2**31 - 1, 65535, 65535)
 
 
 @pytest.mark.parametrize(

@@ -87,3 +87,58 @@ extern "C" __global__ void past_the_end(const float* x, float* y, int n) {
 extern "C" __global__ void special(const float* x, float* y) {
   y[threadIdx.x] = __expf(x[threadIdx.x]);
 }
+
+__device__ int variable[32];
+
+extern "C" __global__ void writes_a_variable(int* y) { variable[threadIdx.x] = y[threadIdx.x]; }
+
+extern "C" __global__ void traps(int* y) {
+  if (y[threadIdx.x] == 5) __trap();
+}
+
+__device__ int descend(volatile int* y, int n) {
+  volatile int frame[64];
+  frame[n % 64] = n;
+  return n ? descend(y, n - 1) + frame[n % 64] : 0;
+}
+extern "C" __global__ void recurses(int* y, int depth) { y[threadIdx.x] = descend(y, depth); }
+
+// Each is a race, or an access, of which the thread that comes last sees nothing wrong.
+
+extern "C" __global__ void reads_then_another_block_writes(float* x, float* y) {
+  const float v = x[0];
+  __syncthreads();
+  if (blockIdx.x == 1 && threadIdx.x == 1) x[0] = 2;
+  y[blockIdx.x * blockDim.x + threadIdx.x] = v;
+}
+
+extern "C" __global__ void syncs_a_warp_not_the_block(float* y) {
+  __shared__ float word;
+  if (threadIdx.x == 0) word = 1;
+  __syncthreads();
+  const float v = word;
+  __syncwarp();
+  if (threadIdx.x == 63) word = 2;
+  y[threadIdx.x] = v;
+}
+
+extern "C" __global__ void bytes_of_a_word(unsigned char* y) {
+  __shared__ unsigned char s[64];
+  s[threadIdx.x] = 0;
+  __syncthreads();
+  s[threadIdx.x] = 1;
+  y[threadIdx.x] = s[63 - threadIdx.x];
+}
+
+extern "C" __global__ void reads_what_others_add_to(int* count, int* y) {
+  if (atomicAdd(count, 1) == static_cast<int>(blockDim.x) - 1) y[0] = *count;
+}
+
+extern "C" __global__ void reads_anothers_variable(float* y) {
+  __shared__ float* shown[2];
+  float mine = threadIdx.x;
+  shown[threadIdx.x] = &mine;
+  __syncthreads();
+  y[threadIdx.x] = *shown[1 - threadIdx.x];
+  __syncthreads();
+}

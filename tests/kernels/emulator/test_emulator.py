@@ -1,8 +1,11 @@
 """The emulator's own face: launches, options, counters, errors, the cache of compiled kernels."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from convolt.kernels.backend import table
 from convolt.kernels.emulator import build
 
 PATTERNS = Path(__file__).with_name("patterns.cu")
+ORDINARY = Path(__file__).with_name("ordinary.cu")
 MODES = ["fast", "check"]
 ORDERS = ["forward", "reverse", "unfair"]
 
@@ -217,6 +221,114 @@ def test_after_an_error_the_next_launch_is_right(program, mode):
     assert np.array_equal(x, y)
 
 
+def test_ctrl_c_ends_a_launch(program, mode):
+    x, y = np.zeros(1, np.float32), np.zeros(1, np.float32)
+    program.launch("strided_read", 1, 1, x, y, 0)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with emulator.options(timeout_s=30), pytest.raises(KeyboardInterrupt):
+        program.launch("never_ends", 1, 1, x, y)
+
+
+def test_a_trap_and_a_stack_overflow_are_errors(program, mode):
+    y = np.arange(32, dtype=np.int32)
+    with pytest.raises(emulator.EmulatorError, match=r"thread \(5,0,0\): __trap at .*\.cu:"):
+        program.launch("traps", 1, 32, y)
+    program.launch("recurses", 1, 2, y, 10)
+    assert y[:2].tolist() == [55, 55]
+    with pytest.raises(emulator.EmulatorError, match="stack overflow"):
+        program.launch("recurses", 1, 2, y, 100_000)
+
+
+RACES = [
+    (
+        "reads_then_another_block_writes",
+        2,
+        2,
+        np.float32,
+        2,
+        "in the same launch",
+    ),
+    ("syncs_a_warp_not_the_block", 1, 64, np.float32, 1, "data race on static shared memory"),
+    ("bytes_of_a_word", 1, 64, np.uint8, 1, "data race on static shared memory"),
+    ("reads_what_others_add_to", 1, 64, np.int32, 2, "data race on 'count'"),
+    ("reads_anothers_variable", 1, 2, np.float32, 1, "a local variable of another thread"),
+]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("entry", "grid", "block", "dtype", "arrays", "found"), RACES)
+def test_races_that_the_last_access_does_not_show(
+    program, entry, grid, block, dtype, arrays, found, order
+):
+    given = [np.zeros(64, dtype) for _ in range(arrays)]
+    with emulator.options(order=order), pytest.raises(emulator.EmulatorError, match=found) as error:
+        checked(program, entry, grid, block, *given)
+    assert re.search(r"patterns\.cu:\d+", str(error.value))
+
+
+def test_addresses_that_belong_to_no_array_are_named(program):
+    x, y = np.zeros(32, np.int32), np.zeros(32, np.float32)
+    with pytest.raises(emulator.EmulatorError, match="__device__ variable"):
+        checked(program, "writes_a_variable", 1, 32, x)
+    with pytest.raises(emulator.EmulatorError, match="null pointer"):
+        checked(program, "strided_read", 1, 32, None, y, 1)
+
+
+# ---- CUDA files of others --------------------------------------------------------------------
+
+
+def test_an_ordinary_file_runs_as_it_is(mode, rng):
+    import ml_dtypes
+
+    program = emulator.load(ORDINARY)
+    x, y = rng.integers(-9, 9, (2, 64)).astype(np.float32)
+    expected = 2 * x + y
+    program.launch("saxpy", [2], [32], x.size, 2.0, x, y)
+    assert np.array_equal(y, expected)
+    program.launch("reversed", 1, 64, x, y, shared_bytes=256)
+    assert np.array_equal(y, x[::-1])
+    program.launch("tree_sum", 1, 64, x, y, shared_bytes=256)
+    assert y[0] == x.sum()
+    a, b = rng.integers(-4, 5, (2, 16, 16)).astype(np.float32)
+    c = np.full_like(a, np.nan)
+    program.launch("multiply", (2, 2), (8, 8), a, b, c, 16)
+    assert np.array_equal(c, a @ b)
+    program.launch("halves", 1, 64, x.astype(np.float16), x.astype(ml_dtypes.bfloat16), y)
+    assert np.array_equal(y, 3 * x)
+    program.launch("copies", 1, 64, x, y, 60)
+    assert np.array_equal(y[:60], x[:60])
+    assert not y[60:].any()
+
+
+def test_its_mistakes_are_found():
+    program = emulator.load(ORDINARY)
+    x, y, i = np.ones(8, np.float32), np.zeros(64, np.float32), np.zeros(9, np.int32)
+    with pytest.raises(emulator.EmulatorError, match="read of 36 bytes, 4 bytes past the end"):
+        checked(program, "copies", 1, 64, x, y, 9)
+    with pytest.raises(emulator.EmulatorError, match=r"thread \(7,0,0\): assert\(threadIdx"):
+        program.launch("asserts", 1, 9, i)
+    with pytest.raises(emulator.EmulatorError, match="shared_bytes=0"):
+        program.launch("tree_sum", 1, 8, x, y)
+    with pytest.raises(ValueError, match="a template has no name"):
+        program.launch("not_launched_by_name", 1, 1, y)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("__global__ void f(int* y) {}\nint main() { f<<<1, 1>>>(0); }", "no host code"),
+        ('__global__ void f(int* y) { asm volatile("bar.sync 0;"); }', "no inline PTX"),
+        ("#include <cub/cub.cuh>\n__global__ void f(int* y) {}", "no CUDA libraries"),
+        ("extern __shared__ int s[];\n__global__ void f(int* y) {}", "inside the kernel"),
+    ],
+)
+def test_what_cannot_run_says_what_to_do(tmp_path, text, says):
+    source = tmp_path / "foreign.cu"
+    source.write_text(text)
+    with pytest.raises(emulator.EmulatorError, match=says):
+        emulator.load(source).launch("f", 1, 1, np.zeros(1, np.int32))
+
+
 def test_wrong_arguments_are_refused_before_anything_runs(program):
     x, y = np.ones(32, np.float32), np.zeros(32, np.float32)
     with pytest.raises(TypeError, match="2 arguments given, 3 needed"):
@@ -229,6 +341,10 @@ def test_wrong_arguments_are_refused_before_anything_runs(program):
         program.launch("stride_read", 1, 32, x, y, 1)
     with pytest.raises(ValueError, match="cannot be launched"):
         program.launch("strided_read", 1, 2048, x, y, 1)
+    with pytest.raises(ValueError, match="one to three ints"):
+        program.launch("strided_read", (1, 1, 1, 1), 32, x, y, 1)
+    with pytest.raises(ValueError, match="cannot be launched"):
+        program.launch("strided_read", (1, 65536), 32, x, y, 1)
     with pytest.raises(ValueError, match="shared_bytes"):
         program.launch("strided_read", 1, 32, x, y, 1, shared_bytes=1 << 20)
     assert not y.any()
