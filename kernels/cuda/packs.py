@@ -1,6 +1,7 @@
 """Whether kernels can move 16 bytes of each array with one instruction."""
 
 from ..arrays import Array
+from .strided import address
 
 PACK_BYTES = 16
 
@@ -13,15 +14,10 @@ def packable(length: int, *arrays: Array) -> bool:
     """
     elements = PACK_BYTES // arrays[0].itemsize
     return length % elements == 0 and all(
-        _address(array) % (elements * array.itemsize) == 0 for array in arrays
+        address(array) % (elements * array.itemsize) == 0 for array in arrays
     )
 
 
 def pack_length(array: Array, packed: bool) -> int:
     """Return the number of elements of ``array`` that a thread takes at once."""
     return PACK_BYTES // array.itemsize if packed else 1
-
-
-def _address(array: Array) -> int:
-    interface = getattr(array, "__cuda_array_interface__", None)
-    return (interface or array.__array_interface__)["data"][0]
