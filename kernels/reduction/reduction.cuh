@@ -2,9 +2,8 @@
 //
 // x is (kept, reduced). BLOCK / team rows of it go to a block; the threads of a team take every
 // team-th element of their row, or 16 bytes, then combine what they have in a tree of fixed order.
-// Rows that are
-// few and long are cut into parts, which blocks of their own reduce; a second launch reduces the
-// parts. All of this is a function of the shape and strides alone.
+// Rows that are few and long are cut into parts, which blocks of their own reduce; a second launch
+// reduces the parts. All of this is a function of the shape and strides alone.
 #pragma once
 #include "../cuda/common.cuh"
 
