@@ -102,7 +102,11 @@ def _folder() -> Path:
 def _run(command: list[str], of: str, text: str | None = None, hint: str = "") -> None:
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if re.search("error|fatal|Error", line)]
+        lines = [
+            line
+            for line in done.stderr.splitlines()
+            if re.search("error|fatal|Error|undefined", line)
+        ]
         summary = "\n".join(lines[:10]) or done.stderr[-2000:]
         raise EmulatorError(f"{of} does not compile for the emulator:\n{summary}\n{hint}".rstrip())
 
@@ -172,8 +176,8 @@ def _compile(source: Source, options: tuple[str, ...], path: Path) -> None:
         command = [*_toolchain(), *options, *folders, "-x", "c++", "-c", "-", "-o", str(compiled)]
         _run(command, str(source.path), text, _LACKS)
         # Linked without the sanitizers: the runtime answers their calls.
-        command = [*_toolchain(), "-shared", str(compiled), str(_runtime_path()), "-o", str(made)]
-        _run(command, str(source.path))
+        link = (*_toolchain(), "-shared", "-Wl,-z,defs")
+        _run([*link, str(compiled), str(_runtime_path()), "-o", str(made)], str(source.path))
         made.replace(path)
 
 

@@ -142,7 +142,6 @@ class Counters:
     mma_m16n8k16_bf16: int
     mma_m16n8k8_tf32: int
     wgmma_k16_bf16: int
-    wgmma_k8_tf32: int
     blocks: int
 
 

@@ -140,53 +140,45 @@ static bool complete(const Worker* w, int id) {
   return b.arrived == (b.expected < 0 ? static_cast<int>(w->live) : b.expected);
 }
 
+static void waits_at(Thread* thread, int barrier, const char* what, Place place) {
+  thread->state = State::at_barrier;
+  thread->waits_for = what;
+  thread->place = place;
+  thread->barrier = barrier;
+}
+
 int block_barrier(Vote vote, int predicate, Place place) {
   Worker* w = worker;
   Thread* thread = current();
   arrive(0, -1, vote, predicate, place);
-  thread->state = State::at_barrier;
-  thread->waits_for = "__syncthreads";
-  thread->place = place;
-  thread->barrier = 0;
+  waits_at(thread, 0, "__syncthreads", place);
   if (complete(w, 0)) open(w, 0);
   switch_away();
   return thread->vote;
 }
 
-static void check_named(int id, int threads, Place place) {
+static void named_barrier(int id, int threads, Place place, bool wait) {
   if (id < 0 || id > 15 || threads <= 0 || threads % 32)
     fail("%s:%d: barrier %d of %d threads: ids are 0 to 15, threads a multiple of 32", place.file,
          place.line, id, threads);
+  Worker* w = worker;
+  Thread* thread = current();
+  arrive(id, threads, Vote::none, 0, place);
+  if (w->launch->options.check) mbarrier_release(&w->barriers[id]);
+  if (wait) waits_at(thread, id, "named barrier", place);
+  if (complete(w, id)) {
+    open(w, id);
+    self = thread;
+  }
+  wait ? switch_away() : preempt();
 }
 
 void named_barrier_sync(int id, int threads, Place place) {
-  check_named(id, threads, place);
-  Worker* w = worker;
-  Thread* thread = current();
-  arrive(id, threads, Vote::none, 0, place);
-  if (w->launch->options.check) mbarrier_release(&w->barriers[id]);
-  thread->state = State::at_barrier;
-  thread->waits_for = "named barrier";
-  thread->place = place;
-  thread->barrier = id;
-  if (complete(w, id)) {
-    open(w, id);
-    self = thread;
-  }
-  switch_away();
+  named_barrier(id, threads, place, true);
 }
 
 void named_barrier_arrive(int id, int threads, Place place) {
-  check_named(id, threads, place);
-  Worker* w = worker;
-  Thread* thread = current();
-  arrive(id, threads, Vote::none, 0, place);
-  if (w->launch->options.check) mbarrier_release(&w->barriers[id]);
-  if (complete(w, id)) {
-    open(w, id);
-    self = thread;
-  }
-  preempt();
+  named_barrier(id, threads, place, false);
 }
 
 void thread_exits(Worker* w, Thread* thread) {

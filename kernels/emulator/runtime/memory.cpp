@@ -549,6 +549,7 @@ EMULATOR_HOOKS(16)
                                                     uint##bits##_t v, int, int) {                  \
     return __atomic_compare_exchange_n(p, expected, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
   }
+EMULATOR_ATOMIC_HOOKS(16)
 EMULATOR_ATOMIC_HOOKS(32)
 EMULATOR_ATOMIC_HOOKS(64)
 void* emulator_memcpy(void* to, const void* from, size_t n) {

@@ -129,49 +129,41 @@ inline int segment(int width) { return static_cast<int>(self->lane) & ~(width - 
 }  // namespace emulator
 
 template <typename T>
-T __shfl_sync(unsigned mask, T value, int source, int width = 32,
-              emulator::Place place = emulator::Place::here()) {
+T __shfl_sync(unsigned mask, T value, int source, int width = 32, EMULATOR_PLACE) {
   return emulator::shuffle(mask, value, emulator::segment(width) + (source & (width - 1)), place);
 }
 template <typename T>
-T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32,
-                 emulator::Place place = emulator::Place::here()) {
+T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, EMULATOR_PLACE) {
   const int lane = emulator::self->lane, source = lane - static_cast<int>(delta);
   return emulator::shuffle(mask, value, source < emulator::segment(width) ? lane : source, place);
 }
 template <typename T>
-T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32,
-                   emulator::Place place = emulator::Place::here()) {
+T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, EMULATOR_PLACE) {
   const int lane = emulator::self->lane, source = lane + static_cast<int>(delta);
   const bool inside = source < emulator::segment(width) + width;
   return emulator::shuffle(mask, value, inside ? source : lane, place);
 }
 template <typename T>
-T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32,
-                  emulator::Place place = emulator::Place::here()) {
+T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32, EMULATOR_PLACE) {
   const int lane = emulator::self->lane, source = lane ^ lanes;
   const bool inside = source < emulator::segment(width) + width;
   return emulator::shuffle(mask, value, inside ? source : lane, place);
 }
-inline unsigned __ballot_sync(unsigned mask, int predicate,
-                              emulator::Place place = emulator::Place::here()) {
+inline unsigned __ballot_sync(unsigned mask, int predicate, EMULATOR_PLACE) {
   return emulator::ballot(mask, predicate != 0, place);
 }
-inline int __any_sync(unsigned mask, int predicate,
-                      emulator::Place place = emulator::Place::here()) {
+inline int __any_sync(unsigned mask, int predicate, EMULATOR_PLACE) {
   return emulator::ballot(mask, predicate != 0, place) != 0;
 }
-inline int __all_sync(unsigned mask, int predicate,
-                      emulator::Place place = emulator::Place::here()) {
+inline int __all_sync(unsigned mask, int predicate, EMULATOR_PLACE) {
   return emulator::ballot(mask, predicate == 0, place) == 0;
 }
-inline void __syncwarp(unsigned mask = 0xffffffffu,
-                       emulator::Place place = emulator::Place::here()) {
+inline void __syncwarp(unsigned mask = 0xffffffffu, EMULATOR_PLACE) {
   emulator::warp_operation(
       {"__syncwarp", false, true}, mask, nullptr, [](void**, unsigned) {}, place);
 }
 #define EMULATOR_REDUCE(name, T, expression)                                                  \
-  inline T name(unsigned mask, T value, emulator::Place place = emulator::Place::here()) {    \
+  inline T name(unsigned mask, T value, EMULATOR_PLACE) {                                     \
     return emulator::reduce<T>(mask, value, [](T a, T b) -> T { return expression; }, place); \
   }
 EMULATOR_REDUCE(__reduce_add_sync, unsigned, a + b)
@@ -186,16 +178,16 @@ inline unsigned __activemask() { return 1u << emulator::self->lane; }  // the le
 
 // ---- Block barriers and fences ----------------------------------------------------------------
 
-inline void __syncthreads(emulator::Place place = emulator::Place::here()) {
+inline void __syncthreads(EMULATOR_PLACE) {
   emulator::block_barrier(emulator::Vote::none, 0, place);
 }
-inline int __syncthreads_count(int p, emulator::Place place = emulator::Place::here()) {
+inline int __syncthreads_count(int p, EMULATOR_PLACE) {
   return emulator::block_barrier(emulator::Vote::count, p, place);
 }
-inline int __syncthreads_and(int p, emulator::Place place = emulator::Place::here()) {
+inline int __syncthreads_and(int p, EMULATOR_PLACE) {
   return emulator::block_barrier(emulator::Vote::all, p, place);
 }
-inline int __syncthreads_or(int p, emulator::Place place = emulator::Place::here()) {
+inline int __syncthreads_or(int p, EMULATOR_PLACE) {
   return emulator::block_barrier(emulator::Vote::any, p, place);
 }
 // Weak memory order is not modelled: a fence only lets others run.
@@ -251,23 +243,20 @@ __forceinline__ T atomicCAS(T* p, typename emulator::Same<T>::type expected,
 
 // ---- Loads and stores with a cache hint, which the emulator ignores ----------------------------
 
-#define EMULATOR_LOAD(name)   \
-  template <typename T>       \
-  inline T name(const T* p) { \
-    return *p;                \
+#define EMULATOR_LOAD(name)            \
+  template <typename T>                \
+  __forceinline__ T name(const T* p) { \
+    return *p;                         \
   }
-#define EMULATOR_STORE(name)                                   \
-  template <typename T>                                        \
-  inline void name(T* p, typename emulator::Same<T>::type v) { \
-    *p = v;                                                    \
+#define EMULATOR_STORE(name)                                            \
+  template <typename T>                                                 \
+  __forceinline__ void name(T* p, typename emulator::Same<T>::type v) { \
+    *p = v;                                                             \
   }
 EMULATOR_LOAD(__ldg)
-EMULATOR_LOAD(__ldca)
 EMULATOR_LOAD(__ldcg)
-EMULATOR_LOAD(__ldcs)
 EMULATOR_STORE(__stcg)
 EMULATOR_STORE(__stcs)
-EMULATOR_STORE(__stwb)
 template <typename T>
 size_t __cvta_generic_to_shared(T* p) {
   return emulator::shared_offset(p);
@@ -302,10 +291,6 @@ inline float __int_as_float(int v) { return emulator_bits<float>(v); }
 inline float __uint_as_float(unsigned v) { return emulator_bits<float>(v); }
 inline long long __double_as_longlong(double v) { return emulator_bits<long long>(v); }
 inline double __longlong_as_double(long long v) { return emulator_bits<double>(v); }
-inline double __hiloint2double(int hi, int lo) {
-  return emulator_bits<double>(static_cast<uint64_t>(static_cast<unsigned>(hi)) << 32 |
-                               static_cast<unsigned>(lo));
-}
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
 inline int __popcll(unsigned long long v) { return __builtin_popcountll(v); }
 inline int __clz(int v) { return v ? __builtin_clz(static_cast<unsigned>(v)) : 32; }
@@ -315,33 +300,16 @@ inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>(static_cast<uint64_t>(a) * b >> 32);
 }
 inline int __mulhi(int a, int b) { return static_cast<int>(static_cast<int64_t>(a) * b >> 32); }
-inline unsigned __funnelshift_l(unsigned lo, unsigned hi, unsigned shift) {
-  return shift & 31 ? hi << (shift & 31) | lo >> (32 - (shift & 31)) : hi;
-}
-inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
-  const uint64_t both = static_cast<uint64_t>(b) << 32 | a;
-  unsigned result = 0;
-  for (int i = 0; i < 4; ++i)
-    result |= static_cast<unsigned>(both >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
-  return result;
-}
 inline int __float2int_rn(float v) { return static_cast<int>(lrintf(v)); }
 inline int __float2int_rz(float v) { return static_cast<int>(v); }
 inline int __float2int_rd(float v) { return static_cast<int>(floorf(v)); }
 inline int __float2int_ru(float v) { return static_cast<int>(ceilf(v)); }
-inline float __int2float_rn(int v) { return static_cast<float>(v); }
-inline float __uint2float_rn(unsigned v) { return static_cast<float>(v); }
-inline float __double2float_rn(double v) { return static_cast<float>(v); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fsqrt_rn(float a) { return sqrtf(a); }
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
-inline double __dadd_rn(double a, double b) { return a + b; }
-inline double __dmul_rn(double a, double b) { return a * b; }
-inline double __ddiv_rn(double a, double b) { return a / b; }
-inline double __dsqrt_rn(double a) { return sqrt(a); }
 inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
 inline float __saturatef(float v) { return v > 0 ? (v < 1 ? v : 1) : 0; }  // NaN: 0
 inline float rsqrtf(float v) { return 1.0f / sqrtf(v); }

@@ -32,6 +32,8 @@ struct Place {
   }
 };
 
+#define EMULATOR_PLACE emulator::Place place = emulator::Place::here()
+
 // Ends the launch: the message names kernel, block and thread, and reaches Python.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
@@ -130,8 +132,8 @@ void engine_completes(const void* mbarrier);  // before the model counts the byt
 
 // ---- Counters ---------------------------------------------------------------------------------
 
-enum class Mma { m16n8k16_bf16, m16n8k8_tf32, wgmma_k16_bf16, wgmma_k8_tf32 };
-constexpr int mma_kinds = 4;
+enum class Mma { m16n8k16_bf16, m16n8k8_tf32, wgmma_k16_bf16 };
+constexpr int mma_kinds = 3;
 void count_mma(Mma kind, uint64_t flops);
 void count_special_function();
 

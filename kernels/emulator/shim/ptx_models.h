@@ -10,7 +10,6 @@
 // A model is no part of the kernel: it reaches memory by shared_load and its kin, which check. What
 // accesses memory at once is inlined, so that a message names the kernel's line.
 #define EMULATOR_MODEL __attribute__((no_sanitize("thread", "undefined"))) inline
-#define EMULATOR_PLACE emulator::Place place = emulator::Place::here()
 
 template <int BYTES, typename T>
 T* align_shared(T* p) {

@@ -70,7 +70,17 @@ __global__ void copies(const float* x, float* y, int n) {
   y[threadIdx.x] = s[threadIdx.x];
 }
 
+__device__ int defined_elsewhere(int v);
+
 __global__ void asserts(int* y) {
   assert(threadIdx.x < 7);
+#ifdef UNDEFINED
+  y[threadIdx.x] = defined_elsewhere(1);
+#endif
   y[threadIdx.x] = 1;
+}
+
+__global__ void loads(const float* x, float* y, unsigned short* lock) {
+  y[threadIdx.x] = __ldg(x + threadIdx.x) + __ldg(&x[blockDim.x - 1 - threadIdx.x]);
+  atomicCAS(lock, static_cast<unsigned short>(threadIdx.x), static_cast<unsigned short>(32));
 }

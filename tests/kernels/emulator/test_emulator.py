@@ -298,6 +298,10 @@ def test_an_ordinary_file_runs_as_it_is(mode, rng):
     program.launch("copies", 1, 64, x, y, 60)
     assert np.array_equal(y[:60], x[:60])
     assert not y[60:].any()
+    lock = np.zeros(1, np.uint16)
+    program.launch("loads", 1, 32, x, y, lock)
+    assert np.array_equal(y[:32], x[:32] + x[31::-1])
+    assert lock == 32
 
 
 def test_its_mistakes_are_found():
@@ -309,6 +313,10 @@ def test_its_mistakes_are_found():
         program.launch("asserts", 1, 9, i)
     with pytest.raises(emulator.EmulatorError, match="shared_bytes=0"):
         program.launch("tree_sum", 1, 8, x, y)
+    with pytest.raises(emulator.EmulatorError, match=r"ordinary\.cu:\d+"):
+        checked(program, "loads", 1, 32, x, y, np.zeros(1, np.uint16))
+    with pytest.raises(emulator.EmulatorError, match=r"undefined .*defined_elsewhere"):
+        emulator.load(ORDINARY, UNDEFINED=1).launch("asserts", 1, 1, i)
     with pytest.raises(ValueError, match="a template has no name"):
         program.launch("not_launched_by_name", 1, 1, y)
 
