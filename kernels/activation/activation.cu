@@ -1,5 +1,5 @@
-// Activation functions and their gradients over arrays of any strides; strided.cuh says how they are
-// walked. The result may take the memory of any operand, so the kernels also work in place.
+// Activation functions and their gradients over arrays of any strides; strided.cuh says how they
+// are walked. The result may take the memory of any operand, so the kernels also work in place.
 //
 // Some tens of instructions for 8 to 12 bytes: bound by memory, but for float64 on GPUs with few
 // float64 units. Strides that do not pack move single elements: the same bytes, more instructions.

@@ -1,8 +1,9 @@
 // Average pooling where a window is any rectangle of pixels: what avg_pool2d and
 // adaptive_avg_pool2d share.
 //
-// `windows` says which: rows(p) and columns(q) are the pixels of a window on the image, rows_over(h)
-// and columns_over(w) the windows over a pixel, divisor(p, q) what a window's sum is divided by.
+// `windows` says which: rows(p) and columns(q) are the pixels of a window on the image,
+// rows_over(h) and columns_over(w) the windows over a pixel, divisor(p, q) what a window's sum is
+// divided by.
 #pragma once
 
 #include "../pooling_window.cuh"

@@ -260,8 +260,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
   inv_std[channel] = 1 / sqrt(running_var[channel] + eps);
 }
 
-// batch_norm_backward_sums: of each split and channel sum(grad_y) and sum(grad_y * (x - mean)), over
-//                           a few rows in Real, all these in double
+// batch_norm_backward_sums: of each split and channel sum(grad_y) and sum(grad_y * (x - mean)),
+//                           over a few rows in Real, all these in double
 //
 // Mapping   slabs x splits, see above.
 // Traffic   reads = 2 * STORAGE_BYTES * m * c + 8 * splits * c

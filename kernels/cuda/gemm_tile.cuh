@@ -107,9 +107,9 @@ class TileLoader {
   }
 };
 
-// The SIDE x SIDE results of a thread. The threads of a warp form a rectangle, so that they read few
-// different numbers; each has neighbouring rows, and its columns in groups of 16 bytes, so that the
-// groups of neighbouring threads are neighbours in memory.
+// The SIDE x SIDE results of a thread. The threads of a warp form a rectangle, so that they read
+// few different numbers; each has neighbouring rows, and its columns in groups of 16 bytes, so that
+// the groups of neighbouring threads are neighbours in memory.
 class ThreadTile {
   static constexpr int GROUP = 16 / sizeof(Real);  // neighbouring columns
   static constexpr int THREADS_N = TILE_N / SIDE;

@@ -1,9 +1,10 @@
 // PTX instructions that CUDA C has no name for: the only inline assembly of the project.
 //
-// Each wrapper says what it does, its instruction and the first architecture that has it (older ones
-// do not declare it); headings name the chapter of the PTX ISA that describes the instruction. The emulator takes the same
-// functions from ptx_models.h, where lane layouts are written out as loops. Pointers to shared
-// memory are ordinary pointers here and 32-bit addresses of the shared window in the instruction.
+// Each wrapper says what it does, its instruction and the first architecture that has it (older
+// ones do not declare it); headings name the chapter of the PTX ISA that describes the instruction.
+// The emulator takes the same functions from ptx_models.h, where lane layouts are written out as
+// loops. Pointers to shared memory are ordinary pointers here and 32-bit addresses of the shared
+// window in the instruction.
 #pragma once
 
 #include "common.cuh"
@@ -13,8 +14,9 @@ struct __align__(8) Mbarrier {
   unsigned long long state;
 };
 
-// How TMA sees an array in global memory (CUtensorMap); made by kernels/cuda/tensor_map.py. A kernel
-// takes it as `const __grid_constant__ TensorMap map`. (cuda.h does not compile under NVRTC.)
+// How TMA sees an array in global memory (CUtensorMap); made by kernels/cuda/tensor_map.py. A
+// kernel takes it as `const __grid_constant__ TensorMap map`. (cuda.h does not compile under
+// NVRTC.)
 struct __align__(64) TensorMap {
   unsigned long long opaque[16];
 };
@@ -137,8 +139,8 @@ PTX void cp_async(void* shared, const void* global, int valid = BYTES) {
 // This thread's copies since the last commit become a group. cp.async.commit_group, sm_80
 PTX void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits until at most GROUPS of this thread's groups are under way; other threads see the data after
-// a barrier. cp.async.wait_group, sm_80
+// Waits until at most GROUPS of this thread's groups are under way; other threads see the data
+// after a barrier. cp.async.wait_group, sm_80
 template <int GROUPS>
 PTX void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
@@ -176,7 +178,8 @@ PTX void mbarrier_arrive(Mbarrier* barrier) {
                : "memory");
 }
 
-// One arrival, and `bytes` more that copies will bring in this phase. mbarrier.arrive.expect_tx, sm_90
+// One arrival, and `bytes` more that copies will bring in this phase. mbarrier.arrive.expect_tx,
+// sm_90
 PTX void mbarrier_arrive_expect_tx(Mbarrier* barrier, unsigned bytes) {
   asm volatile(
       "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
@@ -227,8 +230,8 @@ PTX void tma_load(void* shared, const TensorMap* map, Mbarrier* barrier, int c0,
 }
 #undef PTX_TMA_LOAD
 
-// The rows of an implicit GEMM from an array (N, H, W, C): pixels (n, h, w) and those that follow it,
-// walking w, h, n by the map's strides inside the map's pixel box; filter tap (tap_h, tap_w) is
+// The rows of an implicit GEMM from an array (N, H, W, C): pixels (n, h, w) and those that follow
+// it, walking w, h, n by the map's strides inside the map's pixel box; filter tap (tap_h, tap_w) is
 // added to each. C channels from c. cp.async.bulk.tensor .im2col, sm_90
 PTX void tma_load_im2col(void* shared, const TensorMap* map, Mbarrier* barrier, int c, int w, int h,
                          int n, int tap_w, int tap_h) {
@@ -300,8 +303,8 @@ PTX void registers_shrink() {
 //
 // The matrix instruction of a warpgroup: four warps, the first one's number a multiple of 4.
 
-// Where an operand lies in shared memory, with the 128-byte swizzle: boxes of 64 bfloat16 (128 bytes)
-// x 8 rows on 1024-byte boundaries. Adding n to a descriptor moves it by 16 n bytes.
+// Where an operand lies in shared memory, with the 128-byte swizzle: boxes of 64 bfloat16 (128
+// bytes) x 8 rows on 1024-byte boundaries. Adding n to a descriptor moves it by 16 n bytes.
 //   K-major    a row holds 64 of k; stride_bytes to the next 8 of mn; 16 further in k are 32 bytes
 //   MN-major   a row holds 64 of mn; leading_bytes to the next 64 of mn, stride_bytes to the next 8
 //              of k
@@ -331,9 +334,9 @@ PTX void wgmma_results(float (&d)[REGISTERS]) {
   for (int i = 0; i < REGISTERS; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
-// Starts d = a b, or d += a b: a 64 x 16, b 16 x N, both bfloat16 behind descriptors, MN-major where
-// the template says so. With w = warp % 4, g = lane / 4, t = lane % 4, d[4 j + 2 h + e] is element
-// (16 w + g + 8 h, 8 j + 2 t + e); N = 2 x the size of d. wgmma.mma_async.m64nNk16 .bf16
+// Starts d = a b, or d += a b: a 64 x 16, b 16 x N, both bfloat16 behind descriptors, MN-major
+// where the template says so. With w = warp % 4, g = lane / 4, t = lane % 4, d[4 j + 2 h + e] is
+// element (16 w + g + 8 h, 8 j + 2 t + e); N = 2 x the size of d. wgmma.mma_async.m64nNk16 .bf16
 #define PTX_TEN(t)                                                                                 \
   "%" #t "0, %" #t "1, %" #t "2, %" #t "3, %" #t "4, %" #t "5, %" #t "6, %" #t "7, %" #t "8, %" #t \
   "9, "

@@ -3,8 +3,8 @@
 
 // indexing_backward_runs: grad_x[c] = sum over all i with cell(i) = c of grad_y[i]
 //
-// cells are the cell(i) in rising order, places their i, rising where cells are equal: so each cell's
-// sum runs in the order of grad_y.
+// cells are the cell(i) in rising order, places their i, rising where cells are equal: so each
+// cell's sum runs in the order of grad_y.
 //
 // Mapping   one thread for each place; the one at the head of a run of equal cells adds up the run
 // Traffic   reads = (34 + STORAGE_BYTES) * count
@@ -12,7 +12,8 @@
 //           where every cell is picked once, in order: three cells, two of them not aligned, and a
 //           place for each; places in disorder cost a sector each
 // Roofline  memory bound
-// Limits    cells that no place picked are left alone; a cell picked very often is one thread's work
+// Limits    cells that no place picked are left alone; a cell picked very often is one thread's
+//           work
 // Source    the definition
 extern "C" __global__ void __launch_bounds__(BLOCK)
     indexing_backward_runs(const Storage* __restrict__ grad_y, const long long* __restrict__ cells,

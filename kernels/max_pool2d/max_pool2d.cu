@@ -14,7 +14,8 @@
 // Traffic   reads = STORAGE_BYTES * n * p * q * c * r * s
 //           writes = (STORAGE_BYTES + ARGMAX_BYTES) * n * p * q * c
 //           where all taps are on the image and a pixel fills a warp: narrower ones share sectors.
-//           Windows that overlap find each other's pixels in cache; DRAM moves |x| + |y| + |argmax|.
+//           Windows that overlap find each other's pixels in cache; DRAM moves |x| + |y| +
+//           |argmax|.
 // Roofline  1 comparison a tap: memory bound.
 // Limits    an array has < 2^31 elements.
 // Source    the definition.

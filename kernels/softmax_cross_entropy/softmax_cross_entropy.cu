@@ -154,7 +154,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4) softmax_cross_entropy_for
 
 // loss = (sum over parts of losses) / divisor,  divisor = sum over parts of weights
 //
-// Mapping   one block: thread i adds parts i, i + BLOCK, ... in order, then a tree over the threads.
+// Mapping   one block: thread i adds parts i, i + BLOCK, ... in order, then a tree over the
+//           threads.
 // Traffic   reads = 32 * parts
 //           writes = 64
 // Roofline  latency.
@@ -176,7 +177,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
   if (divisor) *divisor = weights;
 }
 
-// a[c] of a row of classes or probabilities: grad = scale * (softmax * (sum over k of a[k]) - a[c]).
+// a[c] of a row of classes or probabilities:
+// grad = scale * (softmax * (sum over k of a[k]) - a[c]).
 struct ClassRow {
   const Storage* weight;
   long long t;

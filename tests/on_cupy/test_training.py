@@ -50,10 +50,12 @@ def test_a_run_equals_the_emulator_s(cupy, tmp_path, rule):
         trainer(tmp_path / "emulator", rule=rule).run()
     if host_cupy.is_installed(cupy):
         assert contents(tmp_path / "cuda") == contents(tmp_path / "emulator")
-    else:  # the GPU's exp and log differ in the last digits
+    else:  # the GPU's exp and log differ in the last digits, which Adam's first steps, of size lr
+        # whatever the gradient, magnify where the gradient is nearly nothing
+        relative = 1e-4 if rule is optim.SGD else 1e-2
         (there, _), (here, _) = (load(tmp_path / n / FILES[0]) for n in ("cuda", "emulator"))
         for name, array in here.items():
-            limit = 1e-4 * np.abs(array).max()
+            limit = relative * np.abs(array).max()
             np.testing.assert_allclose(there[name], array, rtol=0, atol=limit, err_msg=name)
 
 

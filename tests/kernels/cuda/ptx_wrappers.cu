@@ -102,7 +102,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
   for (int i = 0; i < 4; ++i) d[lane * 4 + i] = fragment_d[i];
 }
 
-// Thread t copies min(t, COPY_BYTES) bytes, twice, in two groups; y[group][t] as soon as it is there.
+// Thread t copies min(t, COPY_BYTES) bytes, twice, in two groups; y[group][t] as soon as it is
+// there.
 extern "C" __global__ void __launch_bounds__(BLOCK)
     cp_async_groups(const unsigned char* __restrict__ x, unsigned char* __restrict__ y) {
   __shared__ __align__(16) unsigned char box[2][BLOCK * COPY_BYTES];
@@ -260,7 +261,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 #endif
 
 #if SM == 10000 || defined(__CUDA_ARCH_FEAT_SM90_ALL) || defined(__CUDA_ARCH_FEAT_SM100_ALL)
-// Three warpgroups; with a number of blocks per SM in the bounds, the compiler knows what they start with.
+// Three warpgroups; with a number of blocks per SM in the bounds, the compiler knows what they
+// start with.
 extern "C" __global__ void __launch_bounds__(384, 1)
     registers_moved(const float* __restrict__ x, float* __restrict__ y) {
   if (threadIdx.x < 128)

@@ -1,4 +1,5 @@
-// y = 2 x in chunks of 64: two warps write a double buffer, two warps read it, named barriers between.
+// y = 2 x in chunks of 64: two warps write a double buffer, two warps read it, named barriers
+// between.
 #include "../../../../kernels/cuda/ptx.cuh"
 
 #ifndef PLANT

@@ -1,5 +1,5 @@
-// y = 2 x, (rows, 32) in float32, tiles of 32 rows: a warp that loads by TMA, a ring of two stages with
-// full and empty mbarriers, four warps that compute, and TMA stores from a staging tile.
+// y = 2 x, (rows, 32) in float32, tiles of 32 rows: a warp that loads by TMA, a ring of two stages
+// with full and empty mbarriers, four warps that compute, and TMA stores from a staging tile.
 #include "../../../../kernels/cuda/ptx.cuh"
 
 #ifndef PLANT
