@@ -64,6 +64,7 @@ _ENTRY = re.compile(
 )
 
 
+_QUALIFIERS = ("__restrict__", "__restrict", "struct", "__grid_constant__", "volatile")
 _TEMPLATE = re.compile(r"\btemplate\s*<[^;{}]*>\s*\Z")  # searched up to an entry point
 
 
@@ -273,7 +274,7 @@ class _Types:
     def parameter(self, declaration: str) -> Parameter:
         """``const Storage* __restrict__ x`` -> Parameter."""
         words = declaration.replace("*", " * ").split()
-        words = [w for w in words if w not in ("__restrict__", "struct", "__grid_constant__")]
+        words = [w for w in words if w not in _QUALIFIERS]
         name, stars = words[-1], words.count("*")
         if stars > 1 or len(words) < 2 or not name.isidentifier():
             self._fail(f"cannot read the parameter {declaration!r}")

@@ -19,7 +19,7 @@ the types and conversions), static and dynamic shared memory, any ``__global__``
 no template and lies in no namespace. It holds no host code (``#ifndef CONVOLT_EMULATOR`` hides it),
 no CUDA libraries, and PTX only through kernels/cuda/ptx.cuh. Not modelled: clusters, textures, the
 rounding inside a tensor core, weak memory order: to mode ``check`` no fence or flag orders two
-blocks of a launch, and a lane that spins until another thread writes does not let it run.
+threads, and one that spins until another writes lets it run by ``__nanosleep`` alone.
 
 ``CONVOLT_EMULATOR=check`` (or ``fast``, the default) sets the mode of a process. Backend
 ``emulator`` runs all of convolt's kernels here.

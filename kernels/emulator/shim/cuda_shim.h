@@ -326,7 +326,7 @@ inline float sinpif(float v) { return static_cast<float>(sin(M_PI * static_cast<
 inline float cospif(float v) { return static_cast<float>(cos(M_PI * static_cast<double>(v))); }
 inline double sinpi(double v) { return sin(M_PI * v); }
 inline double cospi(double v) { return cos(M_PI * v); }
-inline void __nanosleep(unsigned) { emulator::preempt(); }
+inline void __nanosleep(unsigned) { emulator::preempt(true); }
 inline long long clock64() { return 0; }
 inline long long clock() { return 0; }
 

@@ -39,8 +39,9 @@ struct Place {
 
 // ---- Scheduling -------------------------------------------------------------------------------
 
-// Lets other threads run, in the unfair order only. Call it where a bug could hide behind luck.
-void preempt();
+// Lets other threads run, if not `always` then in the unfair order only, now and then. Call it where
+// a bug could hide behind luck.
+void preempt(bool always = false);
 
 // Blocks the thread until ready(argument); `what` is for the deadlock report.
 void wait_until(bool (*ready)(void*), void* argument, const char* what, Place place);

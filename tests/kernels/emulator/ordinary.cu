@@ -80,6 +80,13 @@ __global__ void asserts(int* y) {
   y[threadIdx.x] = 1;
 }
 
+__global__ void waits_for_a_flag(volatile int* flag, int* y) {
+  if (threadIdx.x == 0)
+    while (atomicAdd((int*)flag, 0) == 0) __nanosleep(100);
+  if (threadIdx.x == 1) atomicExch((int*)flag, 1);
+  y[threadIdx.x] = flag == nullptr;
+}
+
 __global__ void loads(const float* x, float* y, unsigned short* lock) {
   y[threadIdx.x] = __ldg(x + threadIdx.x) + __ldg(&x[blockDim.x - 1 - threadIdx.x]);
   atomicCAS(lock, static_cast<unsigned short>(threadIdx.x), static_cast<unsigned short>(32));

@@ -298,6 +298,10 @@ def test_an_ordinary_file_runs_as_it_is(mode, rng):
     program.launch("copies", 1, 64, x, y, 60)
     assert np.array_equal(y[:60], x[:60])
     assert not y[60:].any()
+    flag, seen = np.zeros(1, np.int32), np.full(64, -1, np.int32)
+    program.launch("waits_for_a_flag", 1, 64, flag, seen)
+    assert flag == 1
+    assert not seen.any()
     lock = np.zeros(1, np.uint16)
     program.launch("loads", 1, 32, x, y, lock)
     assert np.array_equal(y[:32], x[:32] + x[31::-1])
