@@ -82,35 +82,15 @@ T shuffle(unsigned mask, T value, int source, Place place) {
   return mine.result;
 }
 
-struct Vote32 {
-  bool predicate;
-  unsigned ballot;
-};
-
-inline unsigned ballot(unsigned mask, bool predicate, Place place) {
-  Vote32 mine{predicate, 0};
-  warp_operation(
-      {"ballot"}, mask, &mine,
-      [](void** lanes, unsigned active) {
-        unsigned ballot = 0;
-        for (int i = 0; i < 32; ++i)
-          if ((active >> i & 1) && static_cast<Vote32*>(lanes[i])->predicate) ballot |= 1u << i;
-        for (int i = 0; i < 32; ++i)
-          if (active >> i & 1) static_cast<Vote32*>(lanes[i])->ballot = ballot;
-      },
-      place);
-  return mine.ballot;
-}
-
 // __reduce_add_sync and its relatives: integers, in any order.
 template <typename T>
-T reduce(unsigned mask, T value, T (*combine)(T, T), Place place) {
+T reduce(const char* name, unsigned mask, T value, T (*combine)(T, T), Place place) {
   struct Lane {
     T value, result;
     T (*combine)(T, T);
   } mine{value, value, combine};
   warp_operation(
-      {"reduce"}, mask, &mine,
+      {name}, mask, &mine,
       [](void** lanes, unsigned active) {
         const int first = __builtin_ctz(active);
         const auto combine = static_cast<Lane*>(lanes[first])->combine;
@@ -122,6 +102,11 @@ T reduce(unsigned mask, T value, T (*combine)(T, T), Place place) {
       },
       place);
   return mine.result;
+}
+
+inline unsigned ballot(unsigned mask, bool predicate, Place place) {
+  const auto either = [](unsigned a, unsigned b) { return a | b; };
+  return reduce<unsigned>("ballot", mask, predicate ? 1u << self->lane : 0, either, place);
 }
 
 inline int segment(int width) { return static_cast<int>(self->lane) & ~(width - 1); }
@@ -162,9 +147,10 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, EMULATOR_PLACE) {
   emulator::warp_operation(
       {"__syncwarp", false, true}, mask, nullptr, [](void**, unsigned) {}, place);
 }
-#define EMULATOR_REDUCE(name, T, expression)                                                  \
-  inline T name(unsigned mask, T value, EMULATOR_PLACE) {                                     \
-    return emulator::reduce<T>(mask, value, [](T a, T b) -> T { return expression; }, place); \
+#define EMULATOR_REDUCE(name, T, expression)                                  \
+  inline T name(unsigned mask, T value, EMULATOR_PLACE) {                     \
+    return emulator::reduce<T>(                                               \
+        #name, mask, value, [](T a, T b) -> T { return expression; }, place); \
   }
 EMULATOR_REDUCE(__reduce_add_sync, unsigned, a + b)
 EMULATOR_REDUCE(__reduce_min_sync, unsigned, a < b ? a : b)
