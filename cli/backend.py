@@ -29,15 +29,19 @@ def choose_backend(option: str | None) -> str:
 def announce_compilation() -> None:
     """Say on standard error that a first run compiles, where this backend will."""
     from ..kernels.backend import current_backend
+    from ..kernels.paths import cache_root
 
-    if current_backend() != "numba":
+    backend = current_backend()
+    if backend == "numba":
+        from ..kernels.jit import is_cold
+    elif backend == "emulator":
+        from ..kernels.emulator.build import is_cold
+    else:
         return
-    from ..kernels.jit import cache_dir, is_cold
-
     if is_cold():
         print(
             "compiling the kernels, which takes a while this first time; they are kept in "
-            f"{cache_dir()} and later runs start at once",
+            f"{cache_root()} and later runs start at once",
             file=sys.stderr,
             flush=True,
         )

@@ -111,6 +111,11 @@ def _run(command: list[str], of: str, text: str | None = None, hint: str = "") -
         raise EmulatorError(f"{of} does not compile for the emulator:\n{summary}\n{hint}".rstrip())
 
 
+def is_cold() -> bool:
+    """Return whether no kernel has been compiled yet for this user."""
+    return not any(_folder().glob("*.so"))
+
+
 @cache
 def _texts() -> str:
     """Of the runtime and the shim: a change of either compiles everything anew."""

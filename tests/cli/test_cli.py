@@ -338,14 +338,17 @@ def test_doctor_says_what_is_usable_and_why(convolt_):
     assert "chosen: numpy" in out
 
 
-@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("backend", ["numpy", "numba", "emulator"])
 @pytest.mark.parametrize("cold", [True, False])
-def test_only_a_cold_cache_of_numba_is_announced(convolt_, tmp_path, monkeypatch, backend, cold):
+def test_only_a_cold_cache_is_announced(convolt_, tmp_path, monkeypatch, backend, cold):
+    if reason := convolt.kernels.backend.why_not(backend):
+        pytest.skip(reason)
     monkeypatch.setattr("convolt.kernels.jit.is_cold", lambda: cold)
+    monkeypatch.setattr("convolt.kernels.emulator.build.is_cold", lambda: cold)
     arguments = ["--epochs", "1", "--backend", backend, "--output", tmp_path / "run"]
     code, _, err = convolt_(*MLP, *arguments)
     assert code == 0
-    assert ("compiling the kernels" in err) == (cold and backend == "numba")
+    assert ("compiling the kernels" in err) == (cold and backend != "numpy")
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
@@ -364,9 +367,10 @@ def test_every_command_announces_a_cold_cache(
 
 
 @pytest.mark.slow
-def test_a_cold_cache_is_announced_once(tmp_path):
+@pytest.mark.parametrize("backend", ["numba", "emulator"])
+def test_a_cold_cache_is_announced_once(tmp_path, backend):
     arguments = ["train", "mlp", "--data", "digits", "--limit", "64", "--epochs", "1"]
-    environment = {"CONVOLT_CACHE_DIR": str(tmp_path / "cache"), "CONVOLT_BACKEND": "numba"}
+    environment = {"CONVOLT_CACHE_DIR": str(tmp_path / "cache"), "CONVOLT_BACKEND": backend}
     first = in_a_process(*arguments, "--output", str(tmp_path / "a"), **environment)
     assert first.returncode == 0, first.stderr
     (line,) = [line for line in first.stderr.splitlines() if line.startswith("compiling")]
