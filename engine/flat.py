@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from ..kernels import layout
-from ..kernels.arrays import Array, check_floats, memory_order
+from ..kernels.arrays import Array, address, check_floats, memory_order
 from ..kernels.segments import ALIGNMENT_BYTES
 from .tensor import Tensor
 
@@ -133,6 +133,5 @@ def _aligned_zeros(like: Array, length: int, dtype: Any) -> Array:
     """Return ``length`` zeros from an address that is a multiple of 256, where ``like`` lives."""
     itemsize = np.dtype(dtype).itemsize
     array = np.zeros_like(like, shape=(length + ALIGNMENT_BYTES // itemsize,), dtype=dtype)
-    address = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
-    first = -address % ALIGNMENT_BYTES // itemsize
+    first = -address(array) % ALIGNMENT_BYTES // itemsize
     return array[first : first + length]

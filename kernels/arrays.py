@@ -46,6 +46,11 @@ def memory_order(array: Array) -> tuple[int, ...]:
     return order if dense else tuple(range(array.ndim))
 
 
+def address(array: Array) -> int:
+    """Return the address of the first element, in host or device memory."""
+    return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+
+
 def full(like: Array, value: float, shape: Shape, dtype: Any = None) -> Array:
     """Return a C-contiguous array of one value, where ``like`` lives.
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array
+from ..backend import is_cupy
 from . import compile as compiler
 from .signature import (
     C_NAMES,
@@ -36,8 +37,8 @@ FLOAT_TYPES = ("float32", "float64", "bfloat16")
 Constant = Any  # an int, a bool, or a dtype or its name
 Grid = int | tuple[int, ...]
 
-_GRID_LIMITS = (2**31 - 1, 65535, 65535)
-_BLOCK_LIMIT = 1024
+GRID_LIMITS = (2**31 - 1, 65535, 65535)
+BLOCK_LIMIT = 1024
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -78,8 +79,8 @@ class Kernel:
         self.block = block
         self.shared_bytes = shared_bytes
         self._variants: dict[tuple[Any, ...], _Variant] = {}
-        if not 1 <= block <= _BLOCK_LIMIT:
-            raise ValueError(f"{entry}: block must be 1 to {_BLOCK_LIMIT} threads, got {block}")
+        if not 1 <= block <= BLOCK_LIMIT:
+            raise ValueError(f"{entry}: block must be 1 to {BLOCK_LIMIT} threads, got {block}")
         if "BLOCK" in constants:
             raise ValueError(f"{entry}: BLOCK is set by block=, it cannot be a constant")
         self._fixed: dict[str, str] = {"BLOCK": str(block)}
@@ -199,9 +200,9 @@ class Kernel:
             x, y, z = (*map(operator.index, given), 1, 1)[:3]
         except TypeError as error:
             raise TypeError(f"{self}: grid must be ints, got {grid!r}") from error
-        for size, limit in zip((x, y, z), _GRID_LIMITS, strict=True):
+        for size, limit in zip((x, y, z), GRID_LIMITS, strict=True):
             if not 0 <= size <= limit:
-                raise ValueError(f"{self}: grid {(x, y, z)} is out of range: 0 to {_GRID_LIMITS}")
+                raise ValueError(f"{self}: grid {(x, y, z)} is out of range: 0 to {GRID_LIMITS}")
         return x, y, z
 
     def _on_gpu(self, arguments: list[Argument]) -> bool:
@@ -321,7 +322,7 @@ def _array(kernel: str, parameter: Parameter, value: Any) -> Array | None:
     if value is None:
         return None
     host = isinstance(value, np.ndarray)
-    if not host and type(value).__module__.partition(".")[0] != "cupy":
+    if not host and not is_cupy(value):
         raise TypeError(
             f"{kernel}: {parameter} takes a NumPy or CuPy array or None, "
             f"got {type(value).__name__}: {value!r:.60}"

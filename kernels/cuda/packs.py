@@ -1,9 +1,8 @@
 """Whether kernels can move 16 bytes of each array with one instruction."""
 
-from ..arrays import Array
-from .strided import address
+from ..arrays import Array, address
 
-PACK_BYTES = 16
+PACK_BYTES = 16  # the widest access of a thread
 
 
 def packable(length: int, *arrays: Array) -> bool:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
-from ..arrays import INDEX_LIMIT, Array, Shape
+from ..arrays import INDEX_LIMIT, Array, Shape, address
 from .launch import Constant, Kernel, ceil_div
+from .packs import PACK_BYTES
 
 AXES = 8  # strided.cuh says the same
-_PACK_BYTES = 16  # the widest access of a thread,
-_PACK = 8  # and the most elements
+_PACK = 8  # elements of a thread at most, within PACK_BYTES
 
 Steps = tuple[int, ...]  # elements from one to the next along each axis
 
@@ -49,7 +49,7 @@ class Strided:
         """
         arrays = (y, *operands)
         widest = max(x.itemsize for x in arrays if x is not None)
-        pack = min(_PACK_BYTES // widest, _PACK)
+        pack = min(PACK_BYTES // widest, _PACK)
         return _strided(
             y.shape,
             tuple(None if x is None else (x.shape, x.strides, x.itemsize) for x in arrays),
@@ -107,11 +107,6 @@ def launch(
     size = Strided.of(y, *operands)
     grid = ceil_div(size.threads, kernel.block)
     kernel.launch(grid, *operands, y, size, *options, **constants)
-
-
-def address(x: Array) -> int:
-    """Return the address of the first element, in host or device memory."""
-    return x.ctypes.data if hasattr(x, "ctypes") else x.data.ptr
 
 
 def steps_of(x_shape: Shape, strides: Shape, itemsize: int, shape: Shape) -> Steps:

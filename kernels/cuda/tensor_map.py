@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array
+from ..arrays import Array, address
 
 _SWIZZLES = (0, 32, 64, 128)
 _CUDA_TYPES = {"bfloat16": "BFLOAT16", "float32": "FLOAT32", "float64": "FLOAT64"}
@@ -152,7 +152,7 @@ def _check(array: Array, swizzle_bytes: int) -> None:
             "tensor map: the last axis must be contiguous and the other strides multiples of "
             f"16 bytes, got strides {array.strides}; pad the last axis"
         )
-    if _address(array) % 16:
+    if address(array) % 16:
         raise ValueError("tensor map: the array must start on a multiple of 16 bytes")
     if swizzle_bytes not in _SWIZZLES:
         raise ValueError(f"tensor map: swizzle_bytes must be in {_SWIZZLES}, got {swizzle_bytes}")
@@ -166,12 +166,6 @@ def _check_row(what: str, row_bytes: int, swizzle_bytes: int) -> None:
         )
 
 
-def _address(array: Array) -> int:
-    if isinstance(array, np.ndarray):
-        return array.__array_interface__["data"][0]
-    return array.data.ptr
-
-
 def _fields(
     array: np.ndarray,
     swizzle_bytes: int,
@@ -182,7 +176,7 @@ def _fields(
 ) -> np.ndarray:
     fields = np.zeros((), _FIELDS)
     values = {
-        "base": _address(array),
+        "base": address(array),
         "tag": _TAG,
         "rank": array.ndim,
         "element_bytes": array.itemsize,
@@ -215,7 +209,7 @@ def _encode(
     status, encoded = getattr(driver, function)(
         getattr(driver.CUtensorMapDataType, f"CU_TENSOR_MAP_DATA_TYPE_{dtype}"),
         len(size),
-        _address(array),
+        address(array),
         [uint64(v) for v in size],
         [uint64(v) for v in stride],
         *converted,

@@ -6,10 +6,10 @@ import numpy as np
 
 from .. import layout
 from ..cuda.launch import FLOAT_TYPES, Kernel, ceil_div
+from ..cuda.packs import PACK_BYTES
 
 _BLOCK = 256
 _RUN = 4  # elements of a thread: the words of one Philox counter
-_PACK_BYTES = 16  # of a thread at most, in contiguous memory
 
 _CONTIGUOUS = Kernel(
     __file__, "dropout.cu", "dropout_apply_contiguous", block=_BLOCK, STORAGE=FLOAT_TYPES
@@ -32,7 +32,7 @@ def _apply(x, p, ticket, y):
     threshold, scale = math.ceil(p * 2**24), 1 / (1 - p) if p < 1 else 0.0
     if y.flags.c_contiguous:
         x = layout.contiguous(x)
-        grid = ceil_div(y.size, _BLOCK * min(_RUN, _PACK_BYTES // y.itemsize))
+        grid = ceil_div(y.size, _BLOCK * min(_RUN, PACK_BYTES // y.itemsize))
         _CONTIGUOUS.launch(grid, x, ticket, y, y.size, threshold, scale, STORAGE=y.dtype)
     elif y.ndim > 2 and np.moveaxis(y, 1, -1).flags.c_contiguous:
         n, c, *image = y.shape

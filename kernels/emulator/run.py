@@ -14,6 +14,8 @@ from typing import Any
 
 from numpy.lib.array_utils import byte_bounds
 
+from ..arrays import address as address_of
+from ..cuda.launch import BLOCK_LIMIT, GRID_LIMITS, pack_arguments
 from ..cuda.signature import Argument, Signature, Source
 from ..cuda.tensor_map import extent
 from .build import EmulatorError, library, runtime, with_lines
@@ -23,7 +25,6 @@ _ORDERS = ("forward", "reverse", "unfair")
 _TIMES = ("lazy", "eager", "random")
 _STACK_BYTES = {"fast": 64 * 1024, "check": 128 * 1024}
 _BLOCKS_WORTH_A_THREAD = 16
-_GRID_LIMITS = (2**31 - 1, 65535, 65535)
 _SHARED_BYTES_LIMIT = 227 * 1024  # of the largest GPU
 
 
@@ -213,8 +214,6 @@ class Program:
             TypeError, ValueError: An argument does not fit its parameter, or a size is wrong.
             EmulatorError: The kernel does not compile, or did what it must not.
         """
-        from ..cuda.launch import pack_arguments
-
         signature = self._source.signature(entry, self._defines)
         packed = pack_arguments(entry, signature, arguments)
         sizes = _three("grid", grid), _three("block", block)
@@ -259,9 +258,9 @@ def run(
     """
     entry, chosen = signature.entry, _options()
     if (
-        not all(1 <= n <= most for n, most in zip(grid, _GRID_LIMITS, strict=True))
+        not all(1 <= n <= most for n, most in zip(grid, GRID_LIMITS, strict=True))
         or min(block) < 1
-        or block[0] * block[1] * block[2] > 1024
+        or block[0] * block[1] * block[2] > BLOCK_LIMIT
     ):
         raise ValueError(f"{entry}: grid {grid} of blocks of {block} threads cannot be launched")
     if not 0 <= shared_bytes <= _SHARED_BYTES_LIMIT:
@@ -337,7 +336,7 @@ def _pack(arguments: list[Argument]) -> tuple[Any, Any, Any]:
             if value.dtype.names == ("opaque",):  # a TensorMap: the array that it describes
                 buffers.append(_CBuffer(*extent(value["opaque"]), parameter.name.encode(), True))
         elif value is not None:
-            first = value.__array_interface__["data"][0]
+            first = address_of(value)
             ctypes.c_void_p.from_address(address).value = first
             begin, end = byte_bounds(value) if value.size else (first, first)
             buffers.append(_CBuffer(begin, end, parameter.name.encode(), not parameter.const))

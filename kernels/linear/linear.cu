@@ -34,6 +34,17 @@ __device__ __forceinline__ void multiply_matrices(const Matrix& a, const Matrix&
   multiply_tiles(load_a, load_b, share.count, tiles, result);
 }
 
+// The same by packs, where the lines of both operands allow it.
+template <Line LINE_A, Line LINE_B>
+__device__ __forceinline__ void multiply_matrices(bool packed, const Matrix& a, const Matrix& b,
+                                                  Corner corner, Share share, SharedTiles& tiles,
+                                                  ThreadTile& result) {
+  if (packed)
+    multiply_matrices<PACK, LINE_A, LINE_B>(a, b, corner, share, tiles, result);
+  else
+    multiply_matrices<1, LINE_A, LINE_B>(a, b, corner, share, tiles, result);
+}
+
 template <typename T>
 __device__ __forceinline__ void store_tile(T* c, int rows, int columns, Corner corner,
                                            const ThreadTile& result) {
@@ -65,11 +76,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
   const Share all(size.c, 0, 1);
   const Matrix a(x, x_strides, size.m, size.c), b(w, w_strides, size.k, size.c);
   ThreadTile result;
-  if (in_packs(x, size.c, x_strides.depth, x_strides.row) &&
-      in_packs(w, size.c, w_strides.depth, w_strides.row))
-    multiply_matrices<PACK, ALONG_DEPTH, ALONG_DEPTH>(a, b, corner, all, tiles, result);
-  else
-    multiply_matrices<1, ALONG_DEPTH, ALONG_DEPTH>(a, b, corner, all, tiles, result);
+  const bool packed = in_packs(x, size.c, x_strides.depth, x_strides.row) &&
+                      in_packs(w, size.c, w_strides.depth, w_strides.row);
+  multiply_matrices<ALONG_DEPTH, ALONG_DEPTH>(packed, a, b, corner, all, tiles, result);
 
   if (bias != nullptr) result.add_to_rows(bias + corner.column, size.k - corner.column);
   store_tile(y, size.m, size.k, corner, result);
@@ -94,11 +103,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
   const Matrix a(grad_y, grad_y_strides, size.m, size.k);
   const Matrix b(w, {w_strides.depth, w_strides.row}, size.c, size.k);
   ThreadTile result;
-  if (in_packs(grad_y, size.k, grad_y_strides.depth, grad_y_strides.row) &&
-      in_packs(w, size.c, w_strides.depth, w_strides.row))
-    multiply_matrices<PACK, ALONG_DEPTH, ALONG_ROWS>(a, b, corner, all, tiles, result);
-  else
-    multiply_matrices<1, ALONG_DEPTH, ALONG_ROWS>(a, b, corner, all, tiles, result);
+  const bool packed = in_packs(grad_y, size.k, grad_y_strides.depth, grad_y_strides.row) &&
+                      in_packs(w, size.c, w_strides.depth, w_strides.row);
+  multiply_matrices<ALONG_DEPTH, ALONG_ROWS>(packed, a, b, corner, all, tiles, result);
   store_tile(grad_x, size.m, size.c, corner, result);
 }
 
@@ -123,11 +130,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
   const Matrix a(grad_y, {grad_y_strides.depth, grad_y_strides.row}, size.k, size.m);
   const Matrix b(x, {x_strides.depth, x_strides.row}, size.c, size.m);
   ThreadTile result;
-  if (in_packs(grad_y, size.k, grad_y_strides.depth, grad_y_strides.row) &&
-      in_packs(x, size.c, x_strides.depth, x_strides.row))
-    multiply_matrices<PACK, ALONG_ROWS, ALONG_ROWS>(a, b, corner, share, tiles, result);
-  else
-    multiply_matrices<1, ALONG_ROWS, ALONG_ROWS>(a, b, corner, share, tiles, result);
+  const bool packed = in_packs(grad_y, size.k, grad_y_strides.depth, grad_y_strides.row) &&
+                      in_packs(x, size.c, x_strides.depth, x_strides.row);
+  multiply_matrices<ALONG_ROWS, ALONG_ROWS>(packed, a, b, corner, share, tiles, result);
   if (splits == 1)
     store_tile(grad_w, size.k, size.c, corner, result);
   else

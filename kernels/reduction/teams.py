@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..arrays import Array
+from ..arrays import Array, address
 from ..cuda.launch import ceil_div
-from ..cuda.strided import address, steps_of
+from ..cuda.packs import PACK_BYTES
+from ..cuda.strided import steps_of
 
 BLOCK = 256
-PACK_BYTES = 16
 WARP = 32
 WORTH_A_THREAD = 4  # elements of a row
 WORTH_A_PART = 16  # elements for each thread of a part

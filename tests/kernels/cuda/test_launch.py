@@ -280,7 +280,7 @@ class FakeArray:
     def __init__(self, dtype, pointer, shape=(4,), gpu=0):
         self.dtype = np.dtype(dtype)
         self.data = SimpleNamespace(ptr=pointer, device_id=gpu)
-        self.shape = shape
+        self.shape, self.strides = shape, (self.dtype.itemsize,)
 
 
 class FakeCupy(ModuleType):
