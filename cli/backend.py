@@ -33,7 +33,7 @@ def announce_compilation() -> None:
 
     backend = current_backend()
     if backend == "numba":
-        from ..kernels.jit import is_cold
+        from ..kernels.cpu.jit import is_cold
     elif backend == "emulator":
         from ..kernels.emulator.build import is_cold
     else:

@@ -60,7 +60,7 @@ def imports(source):
                 yield value.split(".")[0]
 
 
-NUMBA = ("kernels/*/on_numba.py", "kernels/jit.py", "kernels/blas.py")
+NUMBA = ("kernels/*/on_numba.py", "kernels/cpu/*.py")
 CUPY = ("kernels/cuda/*.py", "kernels/backend.py", "kernels/transfer.py")
 
 

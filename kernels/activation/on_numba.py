@@ -8,7 +8,7 @@ Constants are float32, which both dtypes absorb: a Python number would make the 
 
 import numpy as np
 
-from ..jit import elementwise
+from ..cpu.jit import elementwise
 
 ZERO, ONE = np.float32(0), np.float32(1)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numba import prange
 
-from ..jit import parallel_jit
+from ..cpu.jit import parallel_jit
 from ..segments import ACTIVE, GROUP, STEP, chunks
 from . import AMSGRAD, BETA1, BETA2, DECOUPLED, EPS, LR, MAXIMIZE, WEIGHT_DECAY
 

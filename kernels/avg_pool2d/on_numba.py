@@ -3,7 +3,7 @@
 import numpy as np
 from numba import prange
 
-from ..jit import jit, parallel_jit
+from ..cpu.jit import jit, parallel_jit
 from ..pooling_window import windows_over
 
 

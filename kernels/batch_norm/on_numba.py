@@ -9,7 +9,7 @@ sums, in float64, are added in order, so that no result depends on the number of
 import numpy as np
 from numba import prange
 
-from ..jit import parallel_jit
+from ..cpu.jit import parallel_jit
 
 LANES = 64
 BLOCK = 1 << 15  # elements: 128 KiB of float32

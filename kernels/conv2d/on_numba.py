@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from ..blas import for_each, scratch
-from ..jit import jit, parallel_jit
+from ..cpu.blas import for_each, scratch
+from ..cpu.jit import jit, parallel_jit
 
 CHUNK_BYTES = 1 << 20, 4 << 20  # of gathered windows, least and most: they stay in cache
 CHUNKS = 8  # wanted, so that threads share the work evenly

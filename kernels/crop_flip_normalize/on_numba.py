@@ -3,7 +3,7 @@
 import numpy as np
 from numba import prange
 
-from ..jit import parallel_jit
+from ..cpu.jit import parallel_jit
 from . import FLIP, LEFT, TOP
 
 

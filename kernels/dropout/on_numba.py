@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numba import prange
 
-from ..jit import parallel_jit
+from ..cpu.jit import parallel_jit
 from ..random.on_numba import philox
 
 TILE = 1024  # elements whose words are made together: they stay in L1

@@ -1,6 +1,6 @@
 """linear on the CPU: BLAS is blocked and vectorized already; the threads are ours."""
 
-from ..blas import product
+from ..cpu.blas import product
 
 
 def fprop(x, w, bias, y):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numba import prange
 
-from ..jit import jit, parallel_jit
+from ..cpu.jit import jit, parallel_jit
 from .on_numpy import ticket
 
 __all__ = ["normal", "philox", "ticket", "uniform"]

@@ -8,7 +8,7 @@ memory) the inner loop runs over it.
 import numpy as np
 from numba import prange
 
-from ..jit import jit, parallel_jit
+from ..cpu.jit import jit, parallel_jit
 from .on_numpy import argmax, argmin, max, min
 
 __all__ = ["argmax", "argmin", "max", "min", "sum"]

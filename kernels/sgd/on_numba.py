@@ -2,7 +2,7 @@
 
 from numba import prange
 
-from ..jit import parallel_jit
+from ..cpu.jit import parallel_jit
 from ..segments import ACTIVE, GROUP, STEP, chunks
 from . import DAMPENING, LR, MAXIMIZE, MOMENTUM, NESTEROV, WEIGHT_DECAY
 

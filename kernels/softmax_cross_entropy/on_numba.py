@@ -3,7 +3,7 @@
 import numpy as np
 from numba import prange
 
-from ..jit import jit, parallel_jit
+from ..cpu.jit import jit, parallel_jit
 from .on_numpy import _or_ones
 
 

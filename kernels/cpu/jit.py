@@ -21,7 +21,7 @@ import numba
 import numpy as np
 from numba.core import config
 
-from .paths import cache_root
+from ..paths import cache_root
 
 
 @cache
@@ -30,7 +30,7 @@ def cache_dir() -> Path:
     digest = sha256()
     for versions in (sys.version, numba.__version__, llvmlite.__version__, np.__version__):
         digest.update(versions.encode())
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     for source in sorted(here.rglob("*.py")):
         digest.update(str(source.relative_to(here)).encode())
         digest.update(source.read_bytes())

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from convolt.kernels import blas, conv2d, linear
+from convolt.kernels import conv2d, linear
 from convolt.kernels.backend import use_backend
+from convolt.kernels.cpu import blas
 
 
 @pytest.fixture(params=range(1, numba.config.NUMBA_NUM_THREADS + 1))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import convolt.kernels
-from convolt.kernels import jit
+from convolt.kernels.cpu import jit
 
 
 def test_float32_results_do_not_depend_on_float64_having_run_before():
@@ -53,7 +53,8 @@ def test_parallel_kernels_may_be_called_from_several_threads():
 
 CODE = """
 import numpy as np
-from convolt.kernels import jit, layout, reduction
+from convolt.kernels import layout, reduction
+from convolt.kernels.cpu import jit
 from convolt.kernels.backend import use_backend
 print(jit.is_cold())
 use_backend("numba")

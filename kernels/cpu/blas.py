@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from .arrays import Array, Shape
+from ..arrays import Array, Shape
 from .jit import parallel_region
 
 BLOCK_FLOPS = 4_000_000  # least of a block of a product: some 50 us on one core
