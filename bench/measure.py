@@ -81,6 +81,24 @@ def _queued_s(function: Callable[[], object], count: int) -> list[float]:
     return [cuda.get_elapsed_time(start, end) / 1e3 / count]
 
 
+ALIGNMENT_BYTES = 64
+
+
+def aligned(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Return an array that begins on a cache line, as those that either side allocates do."""
+    count = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(count + ALIGNMENT_BYTES, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT_BYTES
+    return memory[start : start + count].view(dtype).reshape(shape)
+
+
+def normal(random: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Return normally distributed numbers in memory that ``aligned`` gives."""
+    array = aligned(shape, dtype)
+    random.standard_normal(dtype=array.dtype.type, out=array)
+    return array
+
+
 def to_host(array: Any) -> np.ndarray:
     """Return a NumPy, CuPy or PyTorch array as a NumPy one."""
     if hasattr(array, "get"):  # CuPy
@@ -203,7 +221,10 @@ def require_torch() -> Any:
 
 
 def threads() -> int:
-    """Return the number of CPUs this process may use (``taskset`` limits it): threads a side."""
+    """Return how many threads each side uses: as many as convolt's Numba, else a CPU each."""
+    if current_backend() == "numba":
+        import_module("convolt.kernels.cpu.jit")  # which may set the number
+        return import_module("numba").get_num_threads()
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
