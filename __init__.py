@@ -29,7 +29,7 @@ from .engine import (
 )
 from .engine.random import Generator, manual_seed, rand, randn
 from .engine.tensor import tensor
-from .kernels.backend import current_backend, use_backend
+from .kernels.backend import current_backend, empty_cache, use_backend
 
 __version__ = _version("convolt")
 
@@ -40,6 +40,7 @@ __all__ = [
     "arange",
     "cat",
     "current_backend",
+    "empty_cache",
     "enable_grad",
     "from_dlpack",
     "full",

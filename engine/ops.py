@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels import activation, elementwise, indexing, layout, linear, reduction
-from ..kernels.arrays import Array, Shape, full, is_floating
+from ..kernels.arrays import Array, Shape, empty, full, is_floating, memory_order
 from ..kernels.transfer import to_memory_of
 from . import tensor as _tensor
 from .autograd import differentiable
@@ -520,7 +520,9 @@ def _cat(*arrays: Array, dim: int) -> Any:
     lengths = [x.shape[dim] for x in arrays]
     dtype = elementwise.common_dtype(*arrays)
     shape = (*like.shape[:dim], int(np.sum(lengths)), *like.shape[dim + 1 :])
-    y = np.empty_like(like, dtype=dtype, shape=shape, order="K")
+    order = memory_order(like)
+    y = empty(like, tuple(shape[axis] for axis in order), dtype)
+    y = y.transpose(sorted(range(y.ndim), key=order.__getitem__))
     ends = np.cumsum(lengths)
     places = [
         (*(slice(None),) * dim, slice(int(end - n), int(end)))

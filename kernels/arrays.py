@@ -1,10 +1,12 @@
 """What every contract asks of its arrays: dtypes, contiguity, index range."""
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from .backend import backend_of
+from .cpu import memory
 
 Array = Any  # numpy.ndarray, or cupy.ndarray on the cuda backend
 Shape = tuple[int, ...]
@@ -51,15 +53,42 @@ def address(array: Array) -> int:
     return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
 
 
-def full(like: Array, value: float, shape: Shape, dtype: Any = None) -> Array:
-    """Return a C-contiguous array of one value, where ``like`` lives.
+def empty(like: Array, shape: Shape | None = None, dtype: Any = None) -> Array:
+    """Return an array to be filled in, where ``like`` lives.
 
-    Not by np.full_like: CuPy's takes the shape () for none given.
+    On the host it is aligned, and may lie where a dropped array lay (``kernels/cpu/memory.py``).
+
+    Args:
+        like: Gives what is not given: dtype, shape and memory order.
+        shape: Of an array in C order; None for one that lies in memory as ``like``, without gaps.
+        dtype: Any; None for that of ``like``.
     """
-    array = np.empty_like(like, dtype=dtype, shape=shape or (1,), order="C")
+    if not isinstance(like, np.ndarray):
+        if shape is None:
+            return np.empty_like(like, dtype=dtype, order="K")
+        # CuPy takes the shape () for none given.
+        return np.empty_like(like, dtype=dtype, shape=shape or (1,), order="C").reshape(shape)
+    dtype = like.dtype if dtype is None else np.dtype(dtype)
+    if shape is not None or like.flags.c_contiguous:
+        return memory.empty(like.shape if shape is None else shape, dtype)
+    return memory.empty(like.shape, dtype, _dense(like.shape, like.strides, dtype.itemsize))
+
+
+@lru_cache
+def _dense(shape: Shape, strides: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Return the strides of an array in the memory order of these, without gaps or repeats."""
+    dense = list(strides)
+    for axis in sorted(range(len(shape)), key=lambda axis: -abs(strides[axis]))[::-1]:
+        dense[axis], itemsize = itemsize, itemsize * shape[axis]
+    return tuple(dense)
+
+
+def full(like: Array, value: float, shape: Shape, dtype: Any = None) -> Array:
+    """Return a C-contiguous array of one value, where ``like`` lives."""
+    array = empty(like, shape, dtype)
     with np.errstate(over="ignore"):
         array.fill(value)
-    return array.reshape(shape)
+    return array
 
 
 def check_floats(op: str, **arrays: Array) -> None:

@@ -5,6 +5,7 @@ or ``emulator``. Nothing falls back to another backend: what cannot run is an er
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,6 +15,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+
+from .cpu import memory
 
 NAMES = ("cuda", "numba", "numpy", "emulator")
 _HOST = ("numba", "numpy", "emulator")
@@ -152,6 +155,16 @@ def backend_of(array: Any) -> str:
     if not is_cupy(array):
         raise TypeError(f"an array is needed, got {type(array).__name__}: {array!r:.60}")
     return "cuda"
+
+
+def empty_cache() -> None:
+    """Give back the memory of dropped arrays, which is kept for those to come.
+
+    The host's, and on a GPU what CuPy's memory pool keeps. Arrays in use are not touched.
+    """
+    memory.empty_cache()
+    if "cupy" in sys.modules and not why_not("cuda"):
+        sys.modules["cupy"].get_default_memory_pool().free_all_blocks()
 
 
 def array_module() -> ModuleType:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from convolt.kernels import emulator
+from convolt.kernels.arrays import empty
 from convolt.kernels.backend import use_backend, why_not
 
 sys.path.insert(0, str(Path(__file__).parent))  # for tolerance.py: importlib mode adds no path
@@ -75,24 +76,19 @@ def nan_results(monkeypatch):
 
     Integers have no NaN: they become their largest value, and bools True.
 
-    ``with nan_results(contract):`` patches ``np.empty_like`` inside that module.
+    ``with nan_results(contract):`` patches ``empty`` inside that module.
     """
 
-    class Poisoned:
-        def __getattr__(self, name):
-            return getattr(np, name)
-
-        @staticmethod
-        def empty_like(*args, **kwargs):
-            array = np.empty_like(*args, **kwargs)
-            kind = "f" if array.dtype.name == "bfloat16" else array.dtype.kind
-            array.fill({"f": np.nan, "b": True}.get(kind) or np.iinfo(array.dtype).max)
-            return array
+    def poisoned(*args):
+        array = empty(*args)
+        kind = "f" if array.dtype.name == "bfloat16" else array.dtype.kind
+        array.fill({"f": np.nan, "b": True}.get(kind) or np.iinfo(array.dtype).max)
+        return array
 
     @contextmanager
     def poison(contract):
         with monkeypatch.context() as patch:
-            patch.setattr(contract, "np", Poisoned())
+            patch.setattr(contract, "empty", poisoned)
             yield
 
     return poison

@@ -12,9 +12,7 @@ All functions raise TypeError when an array is not float32 or float64, or dtypes
 differ, and ValueError when shapes differ.
 """
 
-import numpy as np
-
-from ..arrays import Array, check_floats
+from ..arrays import Array, check_floats, empty
 from ..backend import implementation
 
 
@@ -60,7 +58,7 @@ def tanh_backward(grad_y: Array, y: Array) -> Array:
 
 def _run(name: str, x: Array, *options: float) -> Array:
     check_floats(name, x=x)
-    y = np.empty_like(x, order="K")
+    y = empty(x)
     getattr(implementation(__name__, x), name)(x, *options, y)
     return y
 
@@ -73,6 +71,6 @@ def _run_backward(name: str, grad_y: Array, kept: str, array: Array, *options: f
             f"{name}: grad_y has shape {tuple(grad_y.shape)} but {kept} {tuple(array.shape)}"
         )
     # The order of the kept array: grad_y may be a broadcast scalar, which has none.
-    grad_x = np.empty_like(array, order="K")
+    grad_x = empty(array)
     getattr(implementation(__name__, grad_y, array), name)(grad_y, array, *options, grad_x)
     return grad_x

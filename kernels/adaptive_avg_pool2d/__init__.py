@@ -15,7 +15,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arrays import Array, Shape, check_floats, check_index_range, check_layout, check_rank, pair
+from ..arrays import (
+    Array,
+    Shape,
+    check_floats,
+    check_index_range,
+    check_layout,
+    check_rank,
+    empty,
+    pair,
+)
 from ..backend import implementation
 
 
@@ -68,7 +77,7 @@ def forward(x: Array, output_size: int | tuple[int, int]) -> Array:
     n, h, w, c = x.shape
     p, q = pair("adaptive_avg_pool2d", "output_size", output_size, least=0)
     check_index_range("adaptive_avg_pool2d", x=x.size, y=n * p * q * c)
-    y = np.empty_like(x, shape=(n, p, q, c))
+    y = empty(x, (n, p, q, c))
     implementation(__name__, x).forward(x, y, AdaptivePoolSize(n, h, w, c, p, q))
     return y
 
@@ -95,7 +104,7 @@ def backward(grad_y: Array, x_shape: Shape) -> Array:
     p, q = grad_y.shape[1:3]
     check_layout("adaptive_avg_pool2d", "grad_y", grad_y, (n, p, q, c))
     check_index_range("adaptive_avg_pool2d", grad_x=n * h * w * c)
-    grad_x = np.empty_like(grad_y, shape=tuple(x_shape))
+    grad_x = empty(grad_y, tuple(x_shape))
     size = AdaptivePoolSize(n, h, w, c, p, q)
     implementation(__name__, grad_y).backward(grad_y, grad_x, size)
     return grad_x

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arrays import Array, check_floats, check_layout
+from ..arrays import Array, check_floats, check_layout, empty
 from ..backend import implementation
 from ..pooling_window import PoolSize
 
@@ -91,7 +91,7 @@ def forward(
     check_floats("avg_pool2d", x=x)
     check_layout("avg_pool2d", "x", x, size.x_shape)
     windows = AvgPoolWindows(size, count_include_pad, divisor_override)
-    y = np.empty_like(x, shape=size.y_shape)
+    y = empty(x, size.y_shape)
     implementation(__name__, x).forward(x, y, windows)
     return y
 
@@ -119,6 +119,6 @@ def backward(
     check_floats("avg_pool2d", grad_y=grad_y)
     check_layout("avg_pool2d", "grad_y", grad_y, size.y_shape)
     windows = AvgPoolWindows(size, count_include_pad, divisor_override)
-    grad_x = np.empty_like(grad_y, shape=size.x_shape)
+    grad_x = empty(grad_y, size.x_shape)
     implementation(__name__, grad_y).backward(grad_y, grad_x, windows)
     return grad_x

@@ -38,6 +38,7 @@ from ..arrays import (
     check_floats,
     check_index_range,
     check_layout,
+    empty,
     full,
 )
 from ..backend import implementation
@@ -87,7 +88,7 @@ def forward(
             f"{tuple(x.shape)} (channels last); use a larger batch or eval()"
         )
     momentum = _scalar(momentum, x)
-    y = np.empty_like(x)
+    y = empty(x, x.shape)
     mean = np.zeros_like(x, dtype=np.float64, shape=(c,))
     inv_std = np.zeros_like(mean)
     if x.size:
@@ -156,7 +157,7 @@ def forward_eval(
         x, None, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var
     )
     _check_given(running_mean, running_var)
-    y = np.empty_like(x)
+    y = empty(x, x.shape)
     if x.size:
         weight, bias = _full(weight, x, 1), _full(bias, x, 0)
         operands = (x.reshape(m, c), weight, bias, running_mean, running_var)
@@ -253,4 +254,4 @@ def _gradients(x: Array, c: int) -> tuple[Array, Array, Array]:
     grad_weight, grad_bias = (
         np.zeros_like(x, dtype=_channel_dtype(x), shape=(c,)) for _ in range(2)
     )
-    return np.empty_like(x), grad_weight, grad_bias
+    return empty(x, x.shape), grad_weight, grad_bias

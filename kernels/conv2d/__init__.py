@@ -26,6 +26,7 @@ from ..arrays import (
     check_floats,
     check_index_range,
     check_layout,
+    empty,
     pair,
 )
 from ..backend import implementation
@@ -215,7 +216,7 @@ def fprop(x: Array, w: Array, bias: Array | None, size: Conv2dSize) -> Array:
         ValueError: An array does not have the shape that ``size`` says, or is not contiguous.
     """
     _check(size, x=(x, size.x_shape), weight=(w, size.w_shape), bias=(bias, (size.k,)))
-    y = np.empty_like(x, shape=size.y_shape)
+    y = empty(x, size.y_shape)
     implementation(__name__, x, w, bias).fprop(x, w, bias, y, size)
     return y
 
@@ -235,7 +236,7 @@ def dgrad(grad_y: Array, w: Array, size: Conv2dSize) -> Array:
         TypeError, ValueError: As ``fprop``.
     """
     _check(size, grad_y=(grad_y, size.y_shape), weight=(w, size.w_shape))
-    grad_x = np.empty_like(grad_y, shape=size.x_shape)
+    grad_x = empty(grad_y, size.x_shape)
     implementation(__name__, grad_y, w).dgrad(grad_y, w, grad_x, size)
     return grad_x
 
@@ -255,7 +256,7 @@ def wgrad(grad_y: Array, x: Array, size: Conv2dSize) -> Array:
         TypeError, ValueError: As ``fprop``.
     """
     _check(size, grad_y=(grad_y, size.y_shape), x=(x, size.x_shape))
-    grad_w = np.empty_like(grad_y, shape=size.w_shape)
+    grad_w = empty(grad_y, size.w_shape)
     implementation(__name__, grad_y, x).wgrad(grad_y, x, grad_w, size)
     return grad_w
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import layout
-from ..arrays import FLOATS, Array, check_floats, check_index_range, check_layout, pair
+from ..arrays import FLOATS, Array, check_floats, check_index_range, check_layout, empty, pair
 from ..backend import implementation
 
 TOP, LEFT, FLIP = range(3)
@@ -63,7 +63,7 @@ def forward(
     check_layout("crop_flip_normalize", "scale", scale, (c,))
     p, q = (h, w) if size is None else pair("crop_flip_normalize", "size", size, least=1)
     check_index_range("crop_flip_normalize", x=n * h * w * c, y=n * p * q * c)
-    y = np.empty_like(x, shape=(n, p, q, c), dtype=dtype or offset.dtype, order="C")
+    y = empty(x, (n, p, q, c), dtype or offset.dtype)
     check_floats("crop_flip_normalize", result=y)
     if y.dtype != offset.dtype and (y.dtype in FLOATS or offset.dtype != np.float32):
         raise TypeError(

@@ -11,7 +11,7 @@ a NaN or infinity stays visible (as NaN) where it is dropped.
 
 import numpy as np
 
-from ..arrays import Array, check_floats, check_index_range
+from ..arrays import Array, check_floats, check_index_range, empty
 from ..backend import implementation
 from ..random import check_ticket
 
@@ -34,7 +34,7 @@ def forward(x: Array, p: float, ticket: Array) -> Array:
             than 2**31 - 1 elements.
     """
     _check(p, ticket, x=x)
-    y = np.empty_like(x)
+    y = empty(x)
     implementation(__name__, x, ticket).forward(x, float(p), ticket, y)
     return y
 
@@ -54,7 +54,7 @@ def backward(grad_y: Array, p: float, ticket: Array) -> Array:
         TypeError, ValueError: As ``forward``.
     """
     _check(p, ticket, grad_y=grad_y)
-    grad_x = np.empty_like(grad_y)
+    grad_x = empty(grad_y)
     implementation(__name__, grad_y, ticket).backward(grad_y, float(p), ticket, grad_x)
     return grad_x
 

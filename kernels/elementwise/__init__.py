@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import layout
-from ..arrays import BFLOAT16, Array, full, is_float, is_floating
+from ..arrays import BFLOAT16, Array, empty, full, is_float, is_floating
 from ..backend import backend_of, implementation
 
 Operand = Any  # Array, or a Python bool, int or float
@@ -82,11 +82,7 @@ def _run(name: str, operands: tuple[Operand, ...], dtypes: tuple[Any, ...], resu
         shapes = " and ".join(str(tuple(x.shape)) for x in arrays)
         raise ValueError(f"{name}: shapes {shapes} do not broadcast") from None
     whole = next((x for x in arrays if x.shape == shape), None)
-    y = (
-        np.empty_like(like, dtype=result, shape=shape, order="C")
-        if whole is None
-        else np.empty_like(whole, dtype=result, order="K")
-    )
+    y = empty(like, shape, result) if whole is None else empty(whole, None, result)
     getattr(implementation(__name__, *arrays), name)(*operands, y)
     return y
 

@@ -9,9 +9,7 @@ Sums run in the C order of grad_y, so that repeated indices give the same bits e
 
 from typing import Any
 
-import numpy as np
-
-from ..arrays import Array, Shape
+from ..arrays import Array, Shape, empty
 from ..backend import implementation
 
 
@@ -27,6 +25,6 @@ def forward(x: Array, index: Any) -> Array:
 
 def backward(grad_y: Array, index: Any, x_shape: Shape) -> Array:
     """Return the gradient with respect to x, of shape ``x_shape``, C-contiguous."""
-    grad_x = np.empty_like(grad_y, shape=x_shape or (1,), order="C").reshape(x_shape)
+    grad_x = empty(grad_y, x_shape)
     implementation(__name__, grad_y).backward(grad_y, index, grad_x)
     return grad_x

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..arrays import Array
+from ..arrays import Array, empty
 from ..backend import implementation
 
 
 def copy(x: Array, dtype: Any = None, *, order: Literal["K", "C"] = "K") -> Array:
     """Return a copy of ``x`` in memory order "K" (as x) or "C", converted to ``dtype``."""
-    y = np.empty_like(x, dtype=dtype or x.dtype, order=order)
+    y = empty(x, x.shape if order == "C" else None, dtype)
     fill(y, x)
     return y
 

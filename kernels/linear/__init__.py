@@ -8,9 +8,7 @@ MLP lectures. Arrays: x (M,C), w (K,C), bias (K,), y (M,K); any strides, results
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from ..arrays import Array, Shape, check_floats, check_index_range, check_rank
+from ..arrays import Array, Shape, check_floats, check_index_range, check_rank, empty
 from ..backend import implementation
 
 
@@ -72,7 +70,7 @@ def fprop(x: Array, w: Array, bias: Array | None) -> Array:
     check_floats("linear", x=x, weight=w, bias=bias)
     if bias is not None and tuple(bias.shape) != (size.k,):
         raise ValueError(f"linear: bias has shape {tuple(bias.shape)}, expected ({size.k},)")
-    y = np.empty_like(x, shape=(size.m, size.k), order="C")
+    y = empty(x, (size.m, size.k))
     implementation(__name__, x, w, bias).fprop(x, w, bias, y)
     return y
 
@@ -90,7 +88,7 @@ def dgrad(grad_y: Array, w: Array) -> Array:
             f"linear: grad_y {tuple(grad_y.shape)} must be (M, K) "
             f"for weight {tuple(w.shape)} (K, C)"
         )
-    grad_x = np.empty_like(grad_y, shape=(grad_y.shape[0], w.shape[1]), order="C")
+    grad_x = empty(grad_y, (grad_y.shape[0], w.shape[1]))
     implementation(__name__, grad_y, w).dgrad(grad_y, w, grad_x)
     return grad_x
 
@@ -107,6 +105,6 @@ def wgrad(grad_y: Array, x: Array) -> Array:
         raise ValueError(
             f"linear: grad_y {tuple(grad_y.shape)} must be (M, K) for x {tuple(x.shape)} (M, C)"
         )
-    grad_w = np.empty_like(grad_y, shape=(grad_y.shape[1], x.shape[1]), order="C")
+    grad_w = empty(grad_y, (grad_y.shape[1], x.shape[1]))
     implementation(__name__, grad_y, x).wgrad(grad_y, x, grad_w)
     return grad_w

@@ -16,7 +16,7 @@ Arrays are C-contiguous: x (N,H,W,C); y, argmax (N,P,Q,C).
 
 import numpy as np
 
-from ..arrays import Array, check_floats, check_layout
+from ..arrays import Array, check_floats, check_layout, empty
 from ..backend import implementation
 from ..pooling_window import PoolSize
 
@@ -42,8 +42,8 @@ def forward(x: Array, size: PoolSize) -> tuple[Array, Array]:
     """
     check_floats("max_pool2d", x=x)
     check_layout("max_pool2d", "x", x, size.x_shape)
-    y = np.empty_like(x, shape=size.y_shape)
-    argmax = np.empty_like(x, dtype=argmax_dtype(size), shape=size.y_shape)
+    y = empty(x, size.y_shape)
+    argmax = empty(x, size.y_shape, argmax_dtype(size))
     implementation(__name__, x).forward(x, y, argmax, size)
     return y, argmax
 
@@ -66,7 +66,7 @@ def backward(grad_y: Array, argmax: Array, size: PoolSize) -> Array:
     check_floats("max_pool2d", grad_y=grad_y)
     check_layout("max_pool2d", "grad_y", grad_y, size.y_shape)
     _check_argmax(argmax, size)
-    grad_x = np.empty_like(grad_y, shape=size.x_shape)
+    grad_x = empty(grad_y, size.x_shape)
     implementation(__name__, grad_y, argmax).backward(grad_y, argmax, grad_x, size)
     return grad_x
 
@@ -85,7 +85,7 @@ def indices(argmax: Array, size: PoolSize) -> Array:
         TypeError, ValueError: As ``backward``.
     """
     _check_argmax(argmax, size)
-    positions = np.empty_like(argmax, dtype=np.int64)
+    positions = empty(argmax, argmax.shape, np.int64)
     implementation(__name__, argmax).indices(argmax, positions, size)
     return positions
 

@@ -15,7 +15,7 @@ it was, and computes its numbers from that: forward and backward of one op see t
 
 import numpy as np
 
-from ..arrays import FLOATS, Array, Shape, check_index_range
+from ..arrays import FLOATS, Array, Shape, check_index_range, empty
 from ..backend import implementation
 
 BLOCK_WORDS = 4  # 32-bit words that one counter gives
@@ -43,7 +43,7 @@ def ticket(state: Array, count: int) -> Array:
     if count < 0:
         raise ValueError(f"random: count must be >= 0, got {count}")
     blocks = -(-int(count) // BLOCK_WORDS)
-    drawn = np.empty_like(state, order="C")
+    drawn = empty(state, state.shape)
     implementation(__name__, state).ticket(state, blocks, drawn)
     return drawn
 
@@ -115,4 +115,4 @@ def _empty(ticket: Array, shape: Shape, dtype: np.dtype | type | str) -> Array:
     if any(length < 0 for length in shape):
         raise ValueError(f"random: shape {tuple(shape)} has a negative length")
     check_index_range("random", result=int(np.prod(shape, dtype=object)))
-    return np.empty_like(ticket, shape=shape or (1,), dtype=dtype, order="C").reshape(shape)
+    return empty(ticket, shape, dtype)

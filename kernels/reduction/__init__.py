@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .. import layout
-from ..arrays import BFLOAT16, Array, Shape, is_float
+from ..arrays import BFLOAT16, Array, Shape, empty, is_float
 from ..backend import backend_of, implementation
 
 Axes = int | Iterable[int] | None
@@ -117,7 +117,7 @@ def _run(name: str, x: Array, axes: tuple[int, ...], dtype: Any, keepdims: bool)
     kept = tuple(axis for axis in range(x.ndim) if axis not in axes)
     kept_shape: Shape = tuple(x.shape[axis] for axis in kept)
     rows = _rows(x, kept, tuple(sorted(axes, key=lambda axis: -abs(x.strides[axis]))))
-    y = np.empty_like(x, shape=rows.shape[:1], dtype=dtype, order="C")
+    y = empty(x, rows.shape[:1], dtype)
     getattr(implementation(__name__, x), name)(rows, y)
     if keepdims:
         return y.reshape([1 if axis in axes else x.shape[axis] for axis in range(x.ndim)])

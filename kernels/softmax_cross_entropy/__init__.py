@@ -27,7 +27,7 @@ C-contiguous. lse is float64 whatever logits is: float32 would lose the loss of 
 
 import numpy as np
 
-from ..arrays import Array, check_floats, check_index_range
+from ..arrays import Array, check_floats, check_index_range, empty
 from ..backend import implementation
 
 REDUCTIONS = ("none", "mean", "sum")
@@ -68,10 +68,9 @@ def forward(
     m, c = logits.shape
     if target.ndim == 1 and isinstance(target, np.ndarray):
         _check_classes(target, c, ignore_index)
-    loss = np.empty_like(logits, shape=(m,) if reduction == "none" else (1,))
-    loss = loss if reduction == "none" else loss.reshape(())  # CuPy makes no array of shape ()
-    lse = np.empty_like(logits, dtype=np.float64, shape=(m,))
-    divisor = np.empty_like(lse, shape=(1,)).reshape(()) if reduction == "mean" else None
+    loss = empty(logits, (m,) if reduction == "none" else ())
+    lse = empty(logits, (m,), np.float64)
+    divisor = empty(lse, ()) if reduction == "mean" else None
     operands = (logits, target, weight)
     implementation(__name__, *operands).forward(
         *operands, ignore_index, label_smoothing, reduction, loss, lse, divisor
@@ -109,7 +108,7 @@ def backward(
             f"cross_entropy: grad_loss has shape {tuple(grad_loss.shape)}, expected () or ({m},)"
         )
     lse, divisor = saved
-    grad_logits = np.empty_like(logits, order="C")
+    grad_logits = empty(logits, logits.shape)
     operands = (grad_loss, logits, target, weight, lse, divisor)
     implementation(__name__, *operands).backward(
         *operands, ignore_index, label_smoothing, grad_logits
