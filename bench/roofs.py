@@ -1,13 +1,15 @@
 """Measure the two roofs of a CPU: how fast it copies, and how fast it multiplies and adds.
 
 A roof is for as many threads as convolt uses. Both are medians of the best way found, as the times
-that are put beside them are medians.
+that are put beside them are medians. Loops of their own, in LLVM's language with the CPU's widest
+vectors, see to it that a roof does not depend on what convolt's kernels reach.
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -16,37 +18,41 @@ from convolt.kernels import layout
 from .measure import aligned, interleaved, threads
 
 REPEATS = 5
+TYPES = {"float32": ("float", 32, ctypes.c_float), "float64": ("double", 64, ctypes.c_double)}
 
 # Enough independent sums to hide the latency of a multiply-add, few enough for the registers.
-ACCUMULATORS = 12
-LOOPS = 1 << 20
+SUMS = 12
+LOOPS = 1 << 23  # some 20 ms, beside which it takes no time to wake threads
+STEP_BYTES = 256  # that the copy moves at a time
 
 
 def copy_bytes_s(copied_bytes: int, repeats: int = REPEATS) -> float:
     """Return the bandwidth of a copy between two arrays of this size, bytes read and written.
 
-    The best of: NumPy's copy by one thread and by all, each its part, and convolt's.
+    The best of: NumPy's copy and one that stores past the caches, each by one thread and by all,
+    and convolt's.
     """
-    x = aligned((max(1, copied_bytes // 4),), "float32")
-    y = aligned(x.shape, "float32")
+    parts = threads()
+    part_bytes = max(STEP_BYTES, copied_bytes // parts // STEP_BYTES * STEP_BYTES)
+    x, y = (aligned((parts, part_bytes), "uint8") for _ in range(2))
     x.fill(1)
     y.fill(0)
-    with ThreadPoolExecutor(threads()) as pool:
-        pieces = list(zip(np.array_split(y, threads()), np.array_split(x, threads()), strict=True))
-        copies: list[Callable[[], object]] = [
-            lambda: np.copyto(y, x),
-            lambda: list(pool.map(lambda piece: np.copyto(*piece), pieces)),
-            lambda: layout.fill(y, x),
-        ]
+    stream = _stream_loop()
+
+    def streamed(to: np.ndarray, source: np.ndarray) -> None:
+        stream(to.ctypes.data, source.ctypes.data, source.nbytes)
+
+    with ThreadPoolExecutor(parts) as pool:
+        copies: list[Callable[[], object]] = [lambda: layout.fill(y, x)]
+        for copy in (np.copyto, streamed):
+            copies.append(lambda copy=copy: copy(y, x))
+            copies.append(lambda copy=copy: list(pool.map(copy, y, x)))
         best_s = min(interleaved(copies, repeats))
     return 2 * x.nbytes / best_s
 
 
 def fma_flops_s(dtype: str = "float32", repeats: int = REPEATS) -> float:
-    """Return the floating-point operations a second of multiply-adds in registers, all threads.
-
-    Vectors are as wide as the CPU's; nothing is read or written.
-    """
+    """Return the floating-point operations a second of multiply-adds in registers, all threads."""
     loop, flops = _fma_loop(dtype)
     with ThreadPoolExecutor(threads()) as pool:
 
@@ -57,59 +63,95 @@ def fma_flops_s(dtype: str = "float32", repeats: int = REPEATS) -> float:
 
 
 @cache
-def _fma_loop(dtype: str) -> tuple[Callable[[int], float], int]:
-    """Compile ``loop(times)``, and return it with the operations of one time."""
-    from llvmlite import binding
-
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    features = binding.get_host_cpu_features()
-    machine = binding.Target.from_default_triple().create_target_machine(
-        cpu=binding.get_host_cpu_name(), features=features.flatten(), opt=2
-    )
-    vector_bytes = 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
-    lanes = vector_bytes // np.dtype(dtype).itemsize
-    module = binding.parse_assembly(
-        _source({"float32": "float", "float64": "double"}[dtype], lanes)
-    )
-    engine = binding.create_mcjit_compiler(module, machine)
-    engine.finalize_object()
-    kind = {"float32": ctypes.c_float, "float64": ctypes.c_double}[dtype]
-    function = ctypes.CFUNCTYPE(kind, ctypes.c_int64)(engine.get_function_address("loop"))
-    function.engine = engine  # pyright: ignore[reportAttributeAccessIssue]  # owns the code
-    return function, 2 * lanes * ACCUMULATORS
-
-
-def _source(scalar: str, lanes: int) -> str:
-    """Return the loop in LLVM's language: each sum becomes sum * 0.5 + 1, and stays below 2."""
-    vector = f"<{lanes} x {scalar}>"
-    suffix = f"v{lanes}f{32 if scalar == 'float' else 64}"
-    fma, reduce = f"@llvm.fma.{suffix}", f"@llvm.vector.reduce.fadd.{suffix}"
-    half, one = ("<" + ", ".join([f"{scalar} {value}"] * lanes) + ">" for value in ("0.5", "1.0"))
-    each = range(ACCUMULATORS)
-    phis = [f"%a{i} = phi {vector} [ zeroinitializer, %entry ], [ %b{i}, %body ]" for i in each]
-    fmas = [
-        f"%b{i} = call {vector} {fma}({vector} %a{i}, {vector} {half}, {vector} {one})"
-        for i in each
+def _stream_loop() -> Any:
+    """Compile ``loop(to, source, bytes)``, a copy whose stores do not go through the caches."""
+    width = _vector_bytes()
+    vector, body = f"<{width // 4} x i32>", list[str]()
+    for at in range(0, STEP_BYTES, width):
+        body += [
+            f"%x{at} = getelementptr i8, ptr %x, i64 %i",
+            f"%from{at} = getelementptr i8, ptr %x{at}, i64 {at}",
+            f"%v{at} = load {vector}, ptr %from{at}, align 64",
+            f"%y{at} = getelementptr i8, ptr %y, i64 %i",
+            f"%to{at} = getelementptr i8, ptr %y{at}, i64 {at}",
+            f"store {vector} %v{at}, ptr %to{at}, align 64, !nontemporal !0",
+        ]
+    lines = [
+        "define void @loop(ptr %y, ptr %x, i64 %end) {",
+        *_counted(body, STEP_BYTES, phis=()),
+        "fence seq_cst",
+        "ret void",
+        "}",
+        "!0 = !{i32 1}",
     ]
-    sums = [f"%s{i + 1} = call {scalar} {reduce}({scalar} %s{i}, {vector} %b{i})" for i in each]
+    return _compiled(lines, None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+
+
+@cache
+def _fma_loop(dtype: str) -> tuple[Callable[[int], float], int]:
+    """Compile ``loop(times)``; return it with the operations of one time.
+
+    Each of the sums becomes sum * 0.5 + 1 time after time, and stays below 2.
+    """
+    scalar, bits, kind = TYPES[dtype]
+    lanes = _vector_bytes() * 8 // bits
+    vector, suffix = f"<{lanes} x {scalar}>", f"v{lanes}f{bits}"
+    fma, add = f"@llvm.fma.{suffix}", f"@llvm.vector.reduce.fadd.{suffix}"
+    half, one = ("<" + ", ".join([f"{scalar} {value}"] * lanes) + ">" for value in ("0.5", "1.0"))
+    phis = [
+        f"%a{i} = phi {vector} [ zeroinitializer, %entry ], [ %b{i}, %body ]" for i in range(SUMS)
+    ]
+    body = [
+        f"%b{i} = call {vector} {fma}({vector} %a{i}, {vector} {half}, {vector} {one})"
+        for i in range(SUMS)
+    ]
     lines = [
         f"declare {vector} {fma}({vector}, {vector}, {vector})",
-        f"declare {scalar} {reduce}({scalar}, {vector})",
-        f"define {scalar} @loop(i64 %times) {{",
+        f"declare {scalar} {add}({scalar}, {vector})",
+        f"define {scalar} @loop(i64 %end) {{",
+        *_counted(body, 1, phis),
+        f"%s0 = fadd {scalar} 0.0, 0.0",
+        *(f"%s{i + 1} = call {scalar} {add}({scalar} %s{i}, {vector} %b{i})" for i in range(SUMS)),
+        f"ret {scalar} %s{SUMS}",
+        "}",
+    ]
+    return _compiled(lines, kind, ctypes.c_int64), 2 * lanes * SUMS
+
+
+def _counted(body: Iterable[str], step: int, phis: Iterable[str]) -> list[str]:
+    """Return the lines of a loop of %i from 0 up to %end, at least once."""
+    return [
         "entry:",
         "br label %body",
         "body:",
         "%i = phi i64 [ 0, %entry ], [ %next, %body ]",
         *phis,
-        *fmas,
-        "%next = add i64 %i, 1",
-        "%more = icmp slt i64 %next, %times",
-        "br i1 %more, label %body, label %end",
-        "end:",
-        f"%s0 = fadd {scalar} 0.0, 0.0",
-        *sums,
-        f"ret {scalar} %s{ACCUMULATORS}",
-        "}",
+        *body,
+        f"%next = add i64 %i, {step}",
+        "%more = icmp slt i64 %next, %end",
+        "br i1 %more, label %body, label %done",
+        "done:",
     ]
-    return "\n".join(lines)
+
+
+def _vector_bytes() -> int:
+    from llvmlite import binding
+
+    features = binding.get_host_cpu_features()
+    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
+
+
+def _compiled(lines: list[str], result: Any, *arguments: Any) -> Any:
+    """Compile a module with a function @loop for this CPU; calls of it hold no lock of Python."""
+    from llvmlite import binding
+
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    machine = binding.Target.from_default_triple().create_target_machine(
+        cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten(), opt=2
+    )
+    engine = binding.create_mcjit_compiler(binding.parse_assembly("\n".join(lines)), machine)
+    engine.finalize_object()
+    function = ctypes.CFUNCTYPE(result, *arguments)(engine.get_function_address("loop"))
+    function.engine = engine  # which owns the code
+    return function
