@@ -13,7 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 
-WORTH_BYTES = 1 << 20  # of a result: one thread takes longer for it than handing out parts
+WORTH_BYTES = 1 << 20  # of an array: one thread takes longer for it than handing out parts
 _LEAST_LENGTH = 16  # of the axis that is cut, where there is one: parts are about equal
 
 
@@ -35,7 +35,8 @@ def in_threads(function: Callable[..., Any], *operands: Any, out: np.ndarray) ->
             otherwise they must not overlap it.
         out: Any strides.
     """
-    if out.nbytes < WORTH_BYTES or (threads := numba.get_num_threads()) == 1:
+    bytes_each = (getattr(x, "nbytes", 0) for x in (out, *operands))
+    if max(bytes_each) < WORTH_BYTES or (threads := numba.get_num_threads()) == 1:
         function(*operands, out=out)
         return
     shape, strides = out.shape, out.strides

@@ -1,52 +1,149 @@
 """reduction in Numba: (kept, reduced) rows, of any strides, along the second axis.
 
-A sum runs over parts of the reduced axis, in parallel; the parts depend on the shape alone and
-are added in order. Where the kept axis is the contiguous one (the bias gradient of channels-last
-memory) the inner loop runs over it.
+Rows that lie along memory are folded in vector registers, run by run. Where the kept axis lies
+along memory (the bias gradient of channels-last memory) a vector holds neighbouring columns, each
+with its sum; where these are few, several rows are taken as one, with more sums. Threads take
+parts, which depend on the shape alone and are added in order.
+
+NumPy's loops for extrema are vectorized too, but slow to start: they do the long rows.
 """
 
 import numpy as np
 from numba import prange
 
-from ..cpu.jit import jit, parallel_jit
-from .on_numpy import argmax, argmin, max, min
+from .. import layout
+from ..cpu.fold import RUN, run_max, run_min, run_sum
+from ..cpu.jit import parallel_jit
+from ..cpu.threads import in_threads
 
-__all__ = ["argmax", "argmin", "max", "min", "sum"]
-
-PART = 4096  # elements of the reduced axis that one partial sum covers
+PART = 65536  # elements that a part has at least
+PARTS = 64  # at most
+SUMS = 1024  # that a thread keeps side by side: they stay in L1
+TASK = 4096  # elements of short rows that make it worth handing them to a thread
+SHORT_ROW = 512
 
 
 def sum(rows, y):
-    wide = np.float64 if rows.dtype.kind == "f" else np.int64
-    partial = np.zeros((-(-rows.shape[1] // PART), rows.shape[0]), wide)
-    if abs(rows.strides[0]) < abs(rows.strides[1]):
-        _sum_columns(rows.T, partial)
+    kept, reduced = rows.shape
+    parts = _least(_least(PARTS, rows.size // PART), reduced // RUN) or 1
+    partial = np.empty((parts, kept), np.float64 if rows.dtype.kind == "f" else np.int64)
+    if rows.dtype == np.bool_:
+        rows = rows.view(np.uint8)
+    if kept > 1 and rows.strides[0] == rows.itemsize:
+        _sum_columns(_side_by_side(rows.T), partial)
     else:
-        _sum_rows(rows, partial)
-    y[...] = partial.sum(axis=0)
+        _sum_rows(layout.contiguous(rows), partial)
+    y[...] = partial[0] if parts == 1 else partial.sum(axis=0)
+
+
+def max(rows, y):
+    _extremum(np.max, _max_rows, rows, y)
+
+
+def min(rows, y):
+    _extremum(np.min, _min_rows, rows, y)
+
+
+def argmax(rows, y):
+    in_threads(_along_rows(np.argmax), rows, out=y[:, None])
+
+
+def argmin(rows, y):
+    in_threads(_along_rows(np.argmin), rows, out=y[:, None])
+
+
+def _extremum(of_rows, of_short_rows, rows, y):
+    if rows.shape[1] < SHORT_ROW and rows.flags.c_contiguous and rows.dtype != np.bool_:
+        of_short_rows(rows, y)
+    else:
+        in_threads(_along_rows(of_rows), rows, out=y[:, None])
+
+
+def _along_rows(function):
+    return lambda rows, out: function(rows, axis=1, keepdims=True, out=out)
+
+
+def _side_by_side(columns):
+    """Return (reduced, kept) columns with a power of 2 of their rows taken as one row."""
+    reduced, kept = columns.shape
+    together = _least(reduced & -reduced, 1 << (SUMS // kept or 1).bit_length() - 1)
+    if together < 2 or not columns.flags.c_contiguous:
+        return columns
+    return columns.reshape(reduced // together, together * kept)
+
+
+def _least(a, b):  # min is this module's reduction
+    return a if a < b else b
 
 
 @parallel_jit
 def _sum_rows(rows, partial):
-    parts, kept = partial.shape
-    for task in prange(parts * kept):
-        i, part = divmod(np.int64(task), parts)
-        total = partial[part, i]
-        for j in range(part * PART, _least(part * PART + PART, rows.shape[1])):
-            total += rows[i, j]
-        partial[part, i] = total
+    (parts, kept), reduced = partial.shape, rows.shape[1]
+    part_size = -(-reduced // parts)
+    together = TASK // (part_size + 1) + 1
+    tasks = -(-kept // together)
+    for task in prange(parts * tasks):
+        part, block = divmod(np.int64(task), tasks)
+        first = part * part_size
+        stop = np.minimum(first + part_size, reduced)
+        for i in range(block * together, np.minimum(block * together + together, kept)):
+            row = rows[i]
+            total = partial.dtype.type(0)
+            for j in range(first, stop, RUN):
+                total += run_sum(row, j, np.minimum(RUN, stop - j))
+            partial[part, i] = total
 
 
 @parallel_jit
 def _sum_columns(columns, partial):
-    parts, kept = partial.shape
-    for part in prange(parts):
-        first = np.int64(part) * PART
-        for j in range(first, _least(first + PART, columns.shape[0])):
-            for i in range(kept):
-                partial[part, i] += columns[j, i]
+    (parts, kept), (length, width) = partial.shape, columns.shape
+    wide = partial.dtype.type
+    part_size, tasks = -(-length // parts), -(-width // SUMS)
+    for task in prange(parts * tasks):
+        part, block = divmod(np.int64(task), tasks)
+        left = block * SUMS
+        right = np.minimum(left + SUMS, width)
+        sums = np.zeros(right - left, wide)
+        first = part * part_size
+        stop = np.minimum(first + part_size, length)
+        for j in range(first, stop - 7, 8):  # sums are loaded and stored once in eight rows
+            a, b = columns[j, left:right], columns[j + 1, left:right]
+            c, d = columns[j + 2, left:right], columns[j + 3, left:right]
+            e, f = columns[j + 4, left:right], columns[j + 5, left:right]
+            g, h = columns[j + 6, left:right], columns[j + 7, left:right]
+            for i in range(len(sums)):
+                low = (wide(a[i]) + wide(b[i])) + (wide(c[i]) + wide(d[i]))
+                high = (wide(e[i]) + wide(f[i])) + (wide(g[i]) + wide(h[i]))
+                sums[i] += low + high
+        for j in range(stop - (stop - first) % 8, stop):
+            a = columns[j, left:right]
+            for i in range(len(sums)):
+                sums[i] += wide(a[i])
+        here = partial[part, left:right]  # all of the part's, if rows were taken together
+        here[:] = sums[: len(here)]
+        for i in range(len(here), len(sums)):
+            here[i % kept] += sums[i]
 
 
-@jit
-def _least(a, b):  # min is this module's reduction
-    return a if a < b else b
+@parallel_jit
+def _max_rows(rows, y):
+    kept, reduced = rows.shape
+    together = TASK // (reduced + 1) + 1
+    for task in prange(-(-kept // together)):
+        first = np.int64(task) * together
+        for i in range(first, np.minimum(first + together, kept)):
+            y[i] = run_max(rows[i], 0, np.minimum(RUN, reduced))
+            for j in range(RUN, reduced, RUN):
+                y[i] = np.maximum(y[i], run_max(rows[i], j, np.minimum(RUN, reduced - j)))
+
+
+@parallel_jit
+def _min_rows(rows, y):
+    kept, reduced = rows.shape
+    together = TASK // (reduced + 1) + 1
+    for task in prange(-(-kept // together)):
+        first = np.int64(task) * together
+        for i in range(first, np.minimum(first + together, kept)):
+            y[i] = run_min(rows[i], 0, np.minimum(RUN, reduced))
+            for j in range(RUN, reduced, RUN):
+                y[i] = np.minimum(y[i], run_min(rows[i], j, np.minimum(RUN, reduced - j)))

@@ -62,6 +62,23 @@ def test_long_rows(backend, rng, shape, axis, nan_results):
             np.testing.assert_array_equal(getattr(reduction, name)(integers, axis), expected)
 
 
+# Rows side by side, in several parts, more columns than a thread sums at once, none of these.
+WIDE = [(2048, 40), (70_016, 3), (19, 2100), (130_000, 1), (4099, 37), (640, 1030), (7, 66_000)]
+
+
+@pytest.mark.parametrize("shape", WIDE, ids=str)
+def test_every_way_to_cut_a_sum_is_exact_for_integers(rng, shape):
+    values = rng.integers(-9, 10, (shape[0], 2 * shape[1])).astype(np.float32)
+    with use_backend("numba"):
+        for x in (values[:, ::2], np.ascontiguousarray(values[:, ::2]), values[:, shape[1] :]):
+            for axes in ((0,), (1,), (0, 1)):
+                np.testing.assert_array_equal(reduction.sum(x, axes), x.sum(axes))
+            for name in ("max", "min", "argmax", "argmin"):
+                for axis in (0, 1):
+                    expected = getattr(x, name)(axis)
+                    np.testing.assert_array_equal(getattr(reduction, name)(x, axis), expected)
+
+
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float64"])
 def test_every_type(backend, rng, dtype):
     x = rng.integers(0, 2 if dtype == "bool" else 200, (5, 9000)).astype(dtype)
