@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels import elementwise, layout
-from ..kernels.arrays import Array
+from ..kernels.arrays import Array, Shape
 from ..kernels.backend import current_backend, pinned
 from . import tensor as _tensor  # Tensor is looked up when called: tensor.py imports this file
 
 if TYPE_CHECKING:
     from .tensor import Tensor
 
-Vjp = Callable[[Array], Array]
+Vjp = Callable[..., Array]
 
 _grad_enabled: ContextVar[bool] = ContextVar("grad enabled", default=True)
 
@@ -104,25 +104,41 @@ class Version:
 
 
 class Node:
-    """How a tensor was made: its parents and the vjps that lead back to them."""
+    """How a tensor was made: the vjps that lead back from it, and where to.
 
-    __slots__ = ("backend", "kept", "name", "parents", "vjps")
+    It holds neither this tensor nor its parents, so that an activation lives on only where a vjp
+    has captured it: a parent is the node that made it, or a leaf.
+    """
+
+    __slots__ = ("backend", "kept", "name", "overwrites", "parents", "retained", "shape", "vjps")
+
+    requires_grad = True
 
     def __init__(
         self,
         name: str,
-        parents: tuple[Tensor | None, ...],
+        shape: Shape,
+        parents: tuple[Node | Tensor | None, ...],
         vjps: tuple[Vjp | None, ...],
-        kept: tuple[tuple[str, Version], ...],
+        kept: list[tuple[str, Version, int]],
+        overwrites: bool,
     ) -> None:
         self.name = name
+        self.shape = shape
         self.parents = parents
         self.vjps: tuple[Vjp | None, ...] | None = vjps
-        self.kept = [(what, version, version.count) for what, version in kept]
+        self.kept = kept
+        self.overwrites = overwrites
+        self.retained: Callable[[], Tensor | None] | None = None  # its tensor, by retain_grad
         self.backend = current_backend()
 
-    def gradients(self, grad: Array) -> list[tuple[Tensor, Array]]:
-        """Return (parent, its share of the gradient) for each parent that requires one."""
+    def gradients(self, grad: Array, owned: bool) -> list[tuple[Node | Tensor, Array]]:
+        """Return (parent, its share of the gradient) for each parent that requires one.
+
+        Args:
+            grad: Gradient of the tensor that was made.
+            owned: Nobody else sees the memory of ``grad``.
+        """
         if self.vjps is None:
             raise RuntimeError(
                 f"{self.name}: backward was called a second time through a graph that has been "
@@ -136,9 +152,10 @@ class Node:
                     "be wrong: run forward again before backward"
                 )
         grad = grad[...]  # an object of this walk alone, by which ``once`` knows it
+        place = (grad if owned else None,) if self.overwrites else ()
         with pinned(self.backend):
             return [
-                (parent, vjp(grad))
+                (parent, vjp(grad, *place))
                 for parent, vjp in zip(self.parents, self.vjps, strict=True)
                 if parent is not None and vjp is not None and parent.requires_grad
             ]
@@ -153,41 +170,52 @@ def differentiable(
     *,
     keeps: tuple[int, ...] | None = None,
     keeps_result: bool = False,
+    overwrites: bool = False,
 ) -> Any:
     """Lift ``op(*arrays, **options) -> (array, one vjp an input)`` to Tensors.
 
-    Inputs that are not Tensors (None, numbers, arrays) reach ``op`` as they are.
+    Inputs that are not Tensors (None, numbers, arrays) reach ``op`` as they are. A vjp returns a
+    new array, or its argument or a view of it: never an array that it has captured, since the
+    engine adds to gradients in place.
 
     Args:
         op: The function on arrays; its vjps may be None for inputs without a gradient.
         keeps: Positions of the inputs whose arrays the vjps use (all, unless given): changing
             one of these in place before ``backward`` is an error.
         keeps_result: The vjps use the array of the result.
+        overwrites: The only vjp is called with a second argument: ``grad`` again where its
+            result may be written over it, else None.
     """
     if op is None:
-        return partial(differentiable, keeps=keeps, keeps_result=keeps_result)
+        return partial(
+            differentiable, keeps=keeps, keeps_result=keeps_result, overwrites=overwrites
+        )
     name = op.__name__.lstrip("_")
 
     @wraps(op)
     def lifted(*inputs: Any, **options: Any) -> Tensor:
         Tensor = _tensor.Tensor
-        parents = tuple(x if isinstance(x, Tensor) else None for x in inputs)
         arrays = [x.data if isinstance(x, Tensor) else _plain(x) for x in inputs]
         data, vjps = op(*arrays, **options)
         result = Tensor(data)
-        if _grad_enabled.get() and any(
-            p is not None and p.requires_grad and vjp is not None
-            for p, vjp in zip(parents, vjps, strict=True)
-        ):
+        if not _grad_enabled.get():
+            return result
+        parents = tuple(
+            (x._node or x)
+            if vjp is not None and isinstance(x, Tensor) and x.requires_grad
+            else None
+            for x, vjp in zip(inputs, vjps, strict=True)
+        )
+        if any(parent is not None for parent in parents):
             kept = [
-                (f"input {i} of shape {p.shape}", p._version)
-                for i, p in enumerate(parents)
-                if p is not None and (keeps is None or i in keeps)
+                (f"input {i} of shape {x.shape}", x._version, x._version.count)
+                for i, x in enumerate(inputs)
+                if (keeps is None or i in keeps) and isinstance(x, Tensor)
             ]
             if keeps_result:
-                kept.append(("the result", result._version))
+                kept.append(("the result", result._version, result._version.count))
             result.requires_grad = True
-            result._node = Node(name, parents, vjps, tuple(kept))
+            result._node = Node(name, result.shape, parents, vjps, kept, overwrites)
         return result
 
     return lifted
@@ -218,33 +246,49 @@ def once(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
 
 def backward(root: Tensor, grad: Array, *, retain_graph: bool) -> None:
     """Add d(root)/d(leaf), weighted by ``grad``, to the ``grad`` of every leaf below ``root``."""
-    gradients: dict[int, Array] = {id(root): grad}
-    for tensor in reversed(_topological_order(root)):
-        grad = gradients.pop(id(tensor))
-        if tensor._node is None or tensor._retains_grad:
-            accumulate(tensor, grad)
-        if tensor._node is None:
+    start = root._node or root
+    gradients: dict[int, tuple[Array, bool]] = {id(start): (grad, False)}  # is it the engine's?
+    for vertex in reversed(_topological_order(start)):
+        grad, owned = gradients.pop(id(vertex))
+        if not isinstance(vertex, Node):
+            accumulate(vertex, grad, owned)
             continue
-        for parent, share in tensor._node.gradients(grad):
+        tensor = vertex.retained and vertex.retained()
+        if tensor is not None:
+            accumulate(tensor, grad, False)
+        shares = vertex.gradients(grad, owned)
+        passed_on = [_may_share_memory(share, grad) for _, share in shares]
+        alone = passed_on.count(True) == 1
+        for (parent, share), same in zip(shares, passed_on, strict=True):
             if tuple(share.shape) != parent.shape:
                 raise RuntimeError(
-                    f"{tensor._node.name}: the gradient of an input of shape {parent.shape} came "
+                    f"{vertex.name}: the gradient of an input of shape {parent.shape} came "
                     f"out with shape {tuple(share.shape)}; this is a defect of the op"
                 )
-            before = gradients.get(id(parent))
-            gradients[id(parent)] = share if before is None else elementwise.add(before, share)
+            mine = (not same or (owned and alone)) and _is_writeable(share)
+            before, is_mine = gradients.get(id(parent), (None, False))
+            if before is None:
+                gradients[id(parent)] = share, mine
+            elif is_mine:
+                elementwise.accumulate(before, share)
+            else:
+                gradients[id(parent)] = elementwise.add(before, share), True
         if not retain_graph:
-            tensor._node.release()
+            vertex.release()
 
 
-def accumulate(tensor: Tensor, grad: Array) -> None:
-    """Add ``grad`` to ``tensor.grad``, in the flat buffer when the tensor has a place there."""
+def accumulate(tensor: Tensor, grad: Array, owned: bool) -> None:
+    """Add ``grad`` to ``tensor.grad``, in the flat buffer when the tensor has a place there.
+
+    Without a place, a gradient that is ``owned``, which nobody else sees, becomes ``tensor.grad``.
+    """
     if not isinstance(tensor.grad, _tensor.Tensor | None):
         raise TypeError(f"grad must be a Tensor or None, not {type(tensor.grad).__name__}")
     if tensor.grad is None:
         data = tensor._grad_slot
         if data is None or _kind(data) != _kind(tensor.data):
-            data = layout.copy(grad, tensor.dtype)  # no place, or one for data since rebound
+            # There is no place, or one for data since rebound.
+            data = grad if owned and grad.dtype == tensor.dtype else layout.copy(grad, tensor.dtype)
         else:
             layout.fill(data, grad)
         tensor.grad = _tensor.Tensor(data)
@@ -252,22 +296,33 @@ def accumulate(tensor: Tensor, grad: Array) -> None:
         elementwise.accumulate(tensor.grad.data, layout.cast(grad, tensor.grad.dtype))
 
 
+def _may_share_memory(a: Array, b: Array) -> bool:
+    return type(a) is type(b) and np.may_share_memory(a, b)
+
+
+def _is_writeable(array: Array) -> bool:
+    """Say whether each element of ``array`` has a place of its own: a broadcast one's has not."""
+    return 0 not in array.strides and getattr(array.flags, "writeable", True)
+
+
 def _kind(array: Array) -> tuple[Any, ...]:
     return type(array), array.dtype, tuple(array.shape)
 
 
-def _topological_order(root: Tensor) -> list[Tensor]:
-    """Return the tensors below ``root`` that require a gradient, parents first."""
-    order: list[Tensor] = []
+def _topological_order(start: Node | Tensor) -> list[Node | Tensor]:
+    """Return the nodes and leaves below ``start`` that require a gradient, parents first."""
+    order: list[Node | Tensor] = []
     visited: set[int] = set()
-    stack = [(root, False)]  # explicit: a deep net must not meet Python's recursion limit
-    while stack:
-        tensor, parents_done = stack.pop()
+    stack: list[tuple[Node | Tensor, bool]] = [(start, False)]
+    while stack:  # explicit: a deep net must not meet Python's recursion limit
+        vertex, parents_done = stack.pop()
         if parents_done:
-            order.append(tensor)
-        elif tensor.requires_grad and id(tensor) not in visited:
-            visited.add(id(tensor))
-            stack.append((tensor, True))
-            if tensor._node is not None:
-                stack.extend((p, False) for p in tensor._node.parents if p is not None)
+            order.append(vertex)
+        elif vertex.requires_grad and id(vertex) not in visited:
+            visited.add(id(vertex))
+            if isinstance(vertex, Node):
+                stack.append((vertex, True))
+                stack.extend((p, False) for p in vertex.parents if p is not None)
+            else:
+                order.append(vertex)
     return order

@@ -9,6 +9,7 @@ TypeError for dtypes and backends.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -137,7 +138,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         w = ops.unsqueeze(w, 0)
         bias = None if bias is None else ops.reshape(bias, (1,))
     lead = x.shape[:-1]
-    rows = x if x.ndim == 2 else ops.reshape(x, (int(np.prod(lead, dtype=np.int64)), x.shape[-1]))
+    rows = x if x.ndim == 2 else ops.reshape(x, (prod(lead), x.shape[-1]))
     y = ops.product(rows, w, bias)
     return y if y.shape == (*lead, *features) else ops.reshape(y, (*lead, *features))
 
@@ -257,9 +258,9 @@ def avg_pool2d(
 @differentiable(keeps=())
 def _adaptive_avg_pool2d(x: Array, *, output_size: tuple[int, int]) -> Any:
     x = channels_last(x)
-    y = _adaptive_avg_pool2d_kernel.forward(x, output_size)
+    y, shape = _adaptive_avg_pool2d_kernel.forward(x, output_size), x.shape
     return channels_first(y), (
-        lambda g: channels_first(_adaptive_avg_pool2d_kernel.backward(channels_last(g), x.shape)),
+        lambda g: channels_first(_adaptive_avg_pool2d_kernel.backward(channels_last(g), shape)),
     )
 
 
@@ -416,11 +417,11 @@ def dropout(
     return _dropout(x, p=float(p), generator=generator or default_generator)
 
 
-@differentiable(keeps=())
+@differentiable(keeps=(), overwrites=True)
 def _dropout(x: Array, *, p: float, generator: Generator) -> Any:
     ticket = generator.ticket(x.size, x)
     return _dropout_kernel.forward(x, p, ticket), (
-        lambda g: _dropout_kernel.backward(g, p, ticket),
+        lambda g, place: _dropout_kernel.backward(g, p, ticket, place),
     )
 
 
@@ -460,10 +461,10 @@ def softmax(input: Tensor, dim: int | None = None) -> Tensor:
 def _cross_entropy(
     x: Array, target: Array, weight: Array | None, *, reduction: str, **options: Any
 ) -> Any:
-    rows = layout.contiguous(np.moveaxis(x, 1, -1)).reshape(-1, x.shape[1])
+    rows = channels_last(x).reshape(-1, x.shape[1])
     public = (x.shape[0], *x.shape[2:], x.shape[1])
     if is_floating(target.dtype):
-        target = layout.contiguous(np.moveaxis(target, 1, -1)).reshape(-1, x.shape[1])
+        target = channels_last(target).reshape(-1, x.shape[1])
     else:
         target = layout.contiguous(layout.cast(target, np.int64)).reshape(-1)
     loss, saved = _cross_entropy_kernel.forward(
@@ -473,7 +474,7 @@ def _cross_entropy(
     def grad_x(g: Array) -> Array:
         g = layout.contiguous(g).reshape(loss.shape)
         grad = _cross_entropy_kernel.backward(g, rows, target, weight, saved=saved, **options)
-        return np.moveaxis(grad.reshape(public), -1, 1)
+        return channels_first(grad.reshape(public))
 
     return loss, (grad_x, None, None)
 

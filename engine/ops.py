@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,17 +20,24 @@ if TYPE_CHECKING:
 Operand = Any  # Tensor, array, or Python number
 
 
-def _to_shape_of(grad: Array, x: Operand) -> Array:
-    """Sum ``grad`` over the axes that broadcasting gave to ``x``, in the dtype of x."""
+def _unbroadcast(x: Operand) -> Callable[[Array], Array]:
+    """Return what sums a gradient over the axes that broadcasting gave to ``x``, in x's dtype.
+
+    It keeps the shape of x and not its memory.
+    """
     if not hasattr(x, "dtype"):
-        return grad
-    shape = tuple(x.shape)
-    if tuple(grad.shape) != shape:
-        added = grad.ndim - len(shape)
-        stretched = [i + added for i, n in enumerate(shape) if n == 1 != grad.shape[i + added]]
-        grad = reduction.sum(grad, (*range(added), *stretched), keepdims=True)
-        grad = grad.reshape(shape)
-    return layout.cast(grad, x.dtype)
+        return lambda grad: grad
+    shape, dtype = tuple(x.shape), x.dtype
+
+    def summed(grad: Array) -> Array:
+        if tuple(grad.shape) != shape:
+            added = grad.ndim - len(shape)
+            stretched = [i + added for i, n in enumerate(shape) if n == 1 != grad.shape[i + added]]
+            grad = reduction.sum(grad, (*range(added), *stretched), keepdims=True)
+            grad = grad.reshape(shape)
+        return layout.cast(grad, dtype)
+
+    return summed
 
 
 # Arithmetic
@@ -38,48 +46,43 @@ def _to_shape_of(grad: Array, x: Operand) -> Array:
 @differentiable(keeps=())
 def add(a: Operand, b: Operand) -> Any:
     """a + b."""
-    return elementwise.add(a, b), (
-        lambda g: _to_shape_of(g, a),
-        lambda g: _to_shape_of(g, b),
-    )
+    return elementwise.add(a, b), (_unbroadcast(a), _unbroadcast(b))
 
 
 @differentiable(keeps=())
 def subtract(a: Operand, b: Operand) -> Any:
     """a - b."""
-    return elementwise.subtract(a, b), (
-        lambda g: _to_shape_of(g, a),
-        lambda g: _to_shape_of(elementwise.negative(g), b),
-    )
+    to_b = _unbroadcast(b)
+    return elementwise.subtract(a, b), (_unbroadcast(a), lambda g: to_b(elementwise.negative(g)))
 
 
 @differentiable
 def multiply(a: Operand, b: Operand) -> Any:
     """a * b."""
+    to_a, to_b = _unbroadcast(a), _unbroadcast(b)
     return elementwise.multiply(a, b), (
-        lambda g: _to_shape_of(elementwise.multiply(g, b), a),
-        lambda g: _to_shape_of(elementwise.multiply(g, a), b),
+        lambda g: to_a(elementwise.multiply(g, b)),
+        lambda g: to_b(elementwise.multiply(g, a)),
     )
 
 
 @differentiable
 def divide(a: Operand, b: Operand) -> Any:
     """a / b."""
+    to_a, to_b = _unbroadcast(a), _unbroadcast(b)
 
     def grad_b(g: Array) -> Array:
         quotient = elementwise.divide(a, elementwise.multiply(b, b))
-        return _to_shape_of(elementwise.negative(elementwise.multiply(g, quotient)), b)
+        return to_b(elementwise.negative(elementwise.multiply(g, quotient)))
 
-    return elementwise.divide(a, b), (
-        lambda g: _to_shape_of(elementwise.divide(g, b), a),
-        grad_b,
-    )
+    return elementwise.divide(a, b), (lambda g: to_a(elementwise.divide(g, b)), grad_b)
 
 
 @differentiable(keeps_result=True)
 def power(a: Operand, b: Operand) -> Any:
     """a ** b; where a = 0, the gradient with respect to b is 0."""
     y = elementwise.power(a, b)
+    to_a, to_b = _unbroadcast(a), _unbroadcast(b)
 
     def grad_a(g: Array) -> Array:
         if not hasattr(b, "dtype") and b == 0:
@@ -88,13 +91,13 @@ def power(a: Operand, b: Operand) -> Any:
         slope = elementwise.multiply(b, elementwise.power(a, less))
         if hasattr(b, "dtype"):
             slope = elementwise.where(elementwise.equal(b, 0), 0.0, slope)
-        return _to_shape_of(elementwise.multiply(g, slope), a)
+        return to_a(elementwise.multiply(g, slope))
 
     def grad_b(g: Array) -> Array:
         base = a if hasattr(a, "dtype") else full(b, a, ())
         slope = elementwise.multiply(y, elementwise.log(base))
         slope = elementwise.where(elementwise.equal(base, 0), 0.0, slope)
-        return _to_shape_of(elementwise.multiply(g, slope), b)
+        return to_b(elementwise.multiply(g, slope))
 
     return y, (grad_a, grad_b)
 
@@ -106,7 +109,7 @@ def _extremum(name: str) -> Any:
             won = elementwise.less(*order)
             tied = elementwise.equal(mine, other)
             weight = elementwise.where(won, 1.0, elementwise.where(tied, 0.5, 0.0))
-            return _to_shape_of(elementwise.multiply(g, weight), mine)
+            return _unbroadcast(mine)(elementwise.multiply(g, weight))
 
         return getattr(elementwise, name)(a, b), (
             lambda g: share(g, a, b),
@@ -125,10 +128,11 @@ minimum = _extremum("minimum")
 @differentiable(keeps=(0,))
 def where(condition: Array, a: Operand, b: Operand) -> Any:
     """a where ``condition`` (bool) holds, else b."""
+    to_a, to_b = _unbroadcast(a), _unbroadcast(b)
     return elementwise.where(condition, a, b), (
         None,
-        lambda g: _to_shape_of(elementwise.where(condition, g, 0.0), a),
-        lambda g: _to_shape_of(elementwise.where(condition, 0.0, g), b),
+        lambda g: to_a(elementwise.where(condition, g, 0.0)),
+        lambda g: to_b(elementwise.where(condition, 0.0, g)),
     )
 
 
@@ -182,32 +186,32 @@ less_equal = _compare("less_equal")
 # Activations
 
 
-@differentiable(keeps=(), keeps_result=True)
+@differentiable(keeps=(), keeps_result=True, overwrites=True)
 def relu(x: Array) -> Any:
     """max(x, 0)."""
     y = activation.relu(x)
-    return y, (lambda g: activation.relu_backward(g, y),)
+    return y, (lambda g, place: activation.relu_backward(g, y, place),)
 
 
-@differentiable
+@differentiable(overwrites=True)
 def leaky_relu(x: Array, *, negative_slope: float) -> Any:
     """x where x > 0, else negative_slope * x."""
     y = activation.leaky_relu(x, negative_slope)
-    return y, (lambda g: activation.leaky_relu_backward(g, x, negative_slope),)
+    return y, (lambda g, place: activation.leaky_relu_backward(g, x, negative_slope, place),)
 
 
-@differentiable(keeps=(), keeps_result=True)
+@differentiable(keeps=(), keeps_result=True, overwrites=True)
 def sigmoid(x: Array) -> Any:
     """1 / (1 + e ** -x)."""
     y = activation.sigmoid(x)
-    return y, (lambda g: activation.sigmoid_backward(g, y),)
+    return y, (lambda g, place: activation.sigmoid_backward(g, y, place),)
 
 
-@differentiable(keeps=(), keeps_result=True)
+@differentiable(keeps=(), keeps_result=True, overwrites=True)
 def tanh(x: Array) -> Any:
     """Hyperbolic tangent."""
     y = activation.tanh(x)
-    return y, (lambda g: activation.tanh_backward(g, y),)
+    return y, (lambda g, place: activation.tanh_backward(g, y, place),)
 
 
 # Matrix product
@@ -235,7 +239,7 @@ def matmul(a: Any, b: Any) -> Tensor:
         raise ValueError(
             f"matmul: shapes {a.shape} and {b.shape} do not fit; (..., M, C) @ (C, K) is needed"
         )
-    rows = reshape(a, (-1, a.shape[-1]) if a.shape[-1] else (int(np.prod(a.shape[:-1])), 0))
+    rows = reshape(a, (-1, a.shape[-1]) if a.shape[-1] else (prod(a.shape[:-1]), 0))
     columns = b if b.ndim == 2 else unsqueeze(b, 1)
     y = product(rows, transpose(columns, 0, 1), None)
     return reshape(y, (*a.shape[:-1], *b.shape[1:]))
@@ -252,9 +256,9 @@ def _restored(y: Array, shape: Shape, axes: tuple[int, ...]) -> Array:
 @differentiable(keeps=())
 def sum(x: Array, *, dim: Any = None, keepdim: bool = False) -> Any:
     """Sum over ``dim``: an axis, several, or all."""
-    axes = reduction.axes_of("sum", x, dim)
+    axes, shape = reduction.axes_of("sum", x, dim), x.shape
     return reduction.sum(x, axes, keepdims=keepdim), (
-        lambda g: np.broadcast_to(_restored(g, x.shape, axes), x.shape),
+        lambda g: np.broadcast_to(_restored(g, shape, axes), shape),
     )
 
 
@@ -263,14 +267,14 @@ def mean(x: Tensor, *, dim: Any = None, keepdim: bool = False) -> Tensor:
     if not is_floating(x.dtype):
         raise TypeError(f"mean: a floating dtype is needed, got {x.dtype}; convert with .float()")
     axes = reduction.axes_of("mean", x.data, dim)
-    count = int(np.prod([x.shape[i] for i in axes], dtype=np.int64))
+    count = prod(x.shape[i] for i in axes)
     return divide(sum(x, dim=axes, keepdim=keepdim), float(count))
 
 
 def var(x: Tensor, *, dim: Any = None, correction: int = 1, keepdim: bool = False) -> Tensor:
     """Variance over ``dim``."""
     axes = reduction.axes_of("var", x.data, dim)
-    count = int(np.prod([x.shape[i] for i in axes], dtype=np.int64))
+    count = prod(x.shape[i] for i in axes)
     centred = subtract(x, mean(x, dim=axes, keepdim=True))
     squares = sum(multiply(centred, centred), dim=axes, keepdim=keepdim)
     return divide(squares, float(max(count - correction, 0)))
@@ -345,8 +349,8 @@ def take_along(x: Array, *, indices: Array, axis: int) -> Any:
         else np.arange(n, like=x).reshape([-1 if j == i else 1 for j in range(x.ndim)])
         for i, n in enumerate(x.shape)
     ]
-    index = tuple(grid)
-    return indexing.forward(x, index), (lambda g: indexing.backward(g, index, x.shape),)
+    index, shape = tuple(grid), x.shape
+    return indexing.forward(x, index), (lambda g: indexing.backward(g, index, shape),)
 
 
 # Shape, memory and type
@@ -354,7 +358,8 @@ def take_along(x: Array, *, indices: Array, axis: int) -> Any:
 
 @differentiable(keeps=())
 def _reshape(x: Array, *, shape: Shape) -> Any:
-    return layout.contiguous(x).reshape(shape), (lambda g: layout.contiguous(g).reshape(x.shape),)
+    before = x.shape
+    return layout.contiguous(x).reshape(shape), (lambda g: layout.contiguous(g).reshape(before),)
 
 
 def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
@@ -364,7 +369,7 @@ def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
         ValueError: The numbers of elements differ.
     """
     shape = tuple(shape)
-    known = int(np.prod([n for n in shape if n != -1], dtype=np.int64))
+    known = prod(n for n in shape if n != -1)
     wildcards = shape.count(-1)
     fits = (
         x.data.size == known
@@ -391,7 +396,7 @@ def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     start, end = start_dim % x.ndim, end_dim % x.ndim
     if start > end:
         raise ValueError(f"flatten: start_dim {start_dim} lies behind end_dim {end_dim}")
-    merged = int(np.prod(x.shape[start : end + 1], dtype=np.int64))
+    merged = prod(x.shape[start : end + 1])
     return reshape(x, (*x.shape[:start], merged, *x.shape[end + 1 :]))
 
 
@@ -428,7 +433,8 @@ def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
 @differentiable(keeps=())
 def _viewed(x: Array, *, index: Any) -> Any:
     """Index with slices, ints and None only: a view, whose gradient is placed, not summed."""
-    return x[index], (lambda g: indexing.backward(g, index, x.shape),)
+    shape = x.shape
+    return x[index], (lambda g: indexing.backward(g, index, shape),)
 
 
 def squeeze(x: Tensor, dim: Any = None) -> Tensor:
@@ -453,7 +459,7 @@ def unsqueeze(x: Tensor, dim: int) -> Tensor:
 
 @differentiable(keeps=())
 def _expand(x: Array, *, shape: Shape) -> Any:
-    return np.broadcast_to(x, shape), (lambda g: _to_shape_of(g, x),)
+    return np.broadcast_to(x, shape), (_unbroadcast(x),)
 
 
 def expand(x: Tensor, shape: Sequence[int]) -> Tensor:
@@ -485,7 +491,8 @@ def _getitem(x: Array, *, index: Any) -> Any:
     parts = tuple(p.copy() if hasattr(p, "dtype") else p for p in parts)
     if not any(part is Ellipsis for part in parts):
         parts = (*parts, Ellipsis)  # one element is then a 0-d array, not a scalar
-    return indexing.forward(x, parts), (lambda g: indexing.backward(g, parts, x.shape),)
+    shape = x.shape
+    return indexing.forward(x, parts), (lambda g: indexing.backward(g, parts, shape),)
 
 
 def _shares(view: Tensor, x: Tensor) -> Tensor:
@@ -504,7 +511,8 @@ def clone(x: Array, *, order: Any = "K") -> Any:
 @differentiable(keeps=())
 def cast(x: Array, *, dtype: np.dtype) -> Any:
     """Convert to ``dtype``; integers carry no gradient."""
-    back = (lambda g: layout.cast(g, x.dtype)) if is_floating(dtype) else None
+    before = x.dtype
+    back = (lambda g: layout.cast(g, before)) if is_floating(dtype) else None
     return layout.cast(x, dtype), (back,)
 
 
@@ -531,7 +539,7 @@ def _cat(*arrays: Array, dim: int) -> Any:
     for x, place in zip(arrays, places, strict=True):
         layout.fill(y[place], x)
     return y, tuple(
-        lambda g, place=place, x=x: layout.cast(g[place], x.dtype)
+        lambda g, place=place, dtype=x.dtype: layout.cast(g[place], dtype)
         for x, place in zip(arrays, places, strict=True)
     )
 

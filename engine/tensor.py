@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -55,7 +56,6 @@ class Tensor:
         self._node: Node | None = None
         self._version = data._version if isinstance(data, Tensor) else Version()
         self._grad_slot: Array | None = None  # the place of the gradient in a flat buffer
-        self._retains_grad = False
         if requires_grad:
             self.requires_grad_()
 
@@ -250,7 +250,8 @@ class Tensor:
 
     def retain_grad(self) -> None:
         """Keep ``grad`` although an op made this tensor."""
-        self._retains_grad = True
+        if self._node is not None:
+            self._node.retained = weakref.ref(self)
 
     def detach(self) -> Tensor:
         """Return the same memory, without the history."""

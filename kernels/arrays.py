@@ -23,13 +23,18 @@ def is_float(array: Array) -> bool:
     in float32, and neither NumPy nor Numba can do that.
     """
     return array.dtype in FLOATS or (
-        array.dtype.name == BFLOAT16 and backend_of(array) in ("cuda", "emulator")
+        is_bfloat16(array.dtype) and backend_of(array) in ("cuda", "emulator")
     )
 
 
 def is_floating(dtype: np.dtype) -> bool:
     """Return whether ``dtype`` is one of floating-point numbers, bfloat16 among them."""
-    return dtype.kind == "f" or dtype.name == BFLOAT16  # whose kind is "V"
+    return dtype.kind == "f" or is_bfloat16(dtype)
+
+
+def is_bfloat16(dtype: np.dtype) -> bool:
+    """Return whether ``dtype`` is bfloat16."""
+    return dtype.kind == "V" and dtype.name == BFLOAT16  # NumPy makes the name up at each asking
 
 
 def dtype_of(dtype: Any) -> np.dtype:
@@ -101,7 +106,7 @@ def check_floats(op: str, **arrays: Array) -> None:
     """
     first: tuple[str, np.dtype] | None = None
     for name, array in arrays.items():
-        if array is None:
+        if array is None or (first is not None and getattr(array, "dtype", None) == first[1]):
             continue
         if not hasattr(array, "dtype"):
             raise TypeError(f"{op}: {name} is {type(array).__name__}, not an array")
@@ -109,7 +114,7 @@ def check_floats(op: str, **arrays: Array) -> None:
             also = " (bfloat16 on the backends cuda and emulator)"
             raise TypeError(
                 f"{op}: {name} has dtype {array.dtype}; float32 or float64"
-                f"{also if array.dtype.name == BFLOAT16 else ''} is needed: "
+                f"{also if is_bfloat16(array.dtype) else ''} is needed: "
                 f"convert it first, {name}.astype('float32')"
             )
         if first is None:
@@ -127,7 +132,7 @@ def check_layout(op: str, name: str, array: Array | None, shape: Shape) -> None:
     Raises:
         ValueError: Naming the op, the argument, its shape and strides.
     """
-    if array is None:
+    if array is None or (array.shape == shape and array.flags.c_contiguous):
         return
     if tuple(array.shape) != tuple(shape):
         raise ValueError(f"{op}: {name} has shape {tuple(array.shape)}, expected {tuple(shape)}")
@@ -170,6 +175,8 @@ def pair(op: str, name: str, value: Any, *, least: int) -> tuple[int, int]:
         TypeError: ``value`` is neither an int nor a pair of ints.
         ValueError: It is out of range, or a tuple of another length.
     """
+    if type(value) is int and least <= value <= INDEX_LIMIT:
+        return value, value
     values = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(values) == 1:
         values = values * 2

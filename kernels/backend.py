@@ -6,9 +6,8 @@ or ``emulator``. Nothing falls back to another backend: what cannot run is an er
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -24,6 +23,7 @@ _HOST = ("numba", "numpy", "emulator")
 _chosen: str | None = None  # by CONVOLT_BACKEND or use_backend; None: not yet asked
 _pinned: ContextVar[str | None] = ContextVar("backend of the running backward", default=None)
 _modules: dict[tuple[str, str], "_Quiet"] = {}
+_NUMPY = {np.ndarray, type(None)}
 
 
 def why_not(name: str) -> str | None:
@@ -93,7 +93,7 @@ def current_backend() -> str:
         ValueError: ``CONVOLT_BACKEND`` names no backend.
         RuntimeError: It names one that cannot be used here; the message says why.
     """
-    return _pinned.get() or _choose()
+    return _pinned.get() or _chosen or _choose()
 
 
 def why_chosen() -> str:
@@ -132,14 +132,19 @@ class use_backend:
         _chosen = self._previous
 
 
-@contextmanager
-def pinned(name: str) -> Iterator[None]:
+class pinned:
     """Run a backward pass on the backend that ran the forward one, in this thread only."""
-    token = _pinned.set(name)
-    try:
-        yield
-    finally:
-        _pinned.reset(token)
+
+    __slots__ = ("_name", "_token")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._token = _pinned.set(self._name)
+
+    def __exit__(self, *exception: object) -> None:
+        _pinned.reset(self._token)
 
 
 def is_cupy(array: Any) -> bool:
@@ -150,8 +155,7 @@ def is_cupy(array: Any) -> bool:
 def backend_of(array: Any) -> str:
     """Return the backend that serves ``array``: ``cuda`` for CuPy, the host backend for NumPy."""
     if isinstance(array, np.ndarray):
-        name = current_backend()
-        return name if name in _HOST else "numba"
+        return _host_backend()
     if not is_cupy(array):
         raise TypeError(f"an array is needed, got {type(array).__name__}: {array!r:.60}")
     return "cuda"
@@ -165,6 +169,11 @@ def empty_cache() -> None:
     memory.empty_cache()
     if "cupy" in sys.modules and not why_not("cuda"):
         sys.modules["cupy"].get_default_memory_pool().free_all_blocks()
+
+
+def _host_backend() -> str:
+    name = current_backend()
+    return name if name in _HOST else "numba"
 
 
 def array_module() -> ModuleType:
@@ -182,7 +191,12 @@ class _Quiet:
         self._module = module
 
     def __getattr__(self, name: str) -> Any:
-        return np.errstate(all="ignore")(getattr(self._module, name))
+        return _quiet(getattr(self._module, name))
+
+
+@cache
+def _quiet(function: Any) -> Any:
+    return np.errstate(all="ignore")(function)
 
 
 def implementation(op: str, *arrays: Any) -> Any:
@@ -191,14 +205,18 @@ def implementation(op: str, *arrays: Any) -> Any:
     Raises:
         TypeError: The arrays live on different backends.
     """
-    names = {backend_of(array) for array in arrays if array is not None}
-    if len(names) != 1:
-        raise TypeError(
-            f"{op.rpartition('.')[2]}: NumPy arrays mixed with CuPy arrays; "
-            "move all inputs to one backend first: tensor.cuda(), tensor.cpu()"
-        )
-    key = (op, names.pop())
-    if key not in _modules:
-        file = "on_cuda" if key[1] == "emulator" else f"on_{key[1]}"
-        _modules[key] = _Quiet(import_module(f"{op}.{file}"))
-    return _modules[key]
+    if _NUMPY.issuperset(map(type, arrays)):
+        name = _host_backend()
+    else:
+        names = {backend_of(array) for array in arrays if array is not None}
+        if len(names) != 1:
+            raise TypeError(
+                f"{op.rpartition('.')[2]}: NumPy arrays mixed with CuPy arrays; "
+                "move all inputs to one backend first: tensor.cuda(), tensor.cpu()"
+            )
+        name = names.pop()
+    found = _modules.get((op, name))
+    if found is None:
+        file = "on_cuda" if name == "emulator" else f"on_{name}"
+        found = _modules[op, name] = _Quiet(import_module(f"{op}.{file}"))
+    return found

@@ -32,7 +32,6 @@ import math
 import numpy as np
 
 from ..arrays import (
-    BFLOAT16,
     FLOATS,
     Array,
     check_floats,
@@ -40,6 +39,7 @@ from ..arrays import (
     check_layout,
     empty,
     full,
+    is_bfloat16,
 )
 from ..backend import implementation
 
@@ -200,7 +200,7 @@ def backward_eval(
 def _check(x: Array, grad_y: Array | None, **channels: Array | None) -> tuple[int, int]:
     """Check dtypes and shapes; return (M, C)."""
     check_floats("batch_norm", x=x, grad_y=grad_y)
-    if x.dtype.name != BFLOAT16:
+    if not is_bfloat16(x.dtype):
         check_floats("batch_norm", x=x, **channels)
     else:
         for name, array in channels.items():
@@ -229,7 +229,7 @@ def _check_given(running_mean: Array, running_var: Array) -> None:
 
 def _channel_dtype(x: Array) -> np.dtype:
     """Dtype of weight, bias and running statistics."""
-    return np.dtype(np.float32) if x.dtype.name == BFLOAT16 else x.dtype
+    return np.dtype(np.float32) if is_bfloat16(x.dtype) else x.dtype
 
 
 def _full(array: Array | None, x: Array, value: float) -> Array:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import layout
-from ..arrays import BFLOAT16, Array, empty, full, is_float, is_floating
+from ..arrays import Array, empty, full, is_bfloat16, is_float, is_floating
 from ..backend import backend_of, implementation
 
 Operand = Any  # Array, or a Python bool, int or float
@@ -32,7 +32,7 @@ def common_dtype(*operands: Operand) -> np.dtype:
     tiers: tuple[list[np.dtype], ...] = ([], [], [])  # arrays, 0-d arrays, Python numbers
     for operand in operands:
         if isinstance(getattr(operand, "dtype", None), np.dtype):
-            if operand.dtype.name == BFLOAT16 and not is_float(operand):
+            if is_bfloat16(operand.dtype) and not is_float(operand):
                 raise TypeError(
                     f"cannot compute with dtype bfloat16 on backend {backend_of(operand)}, only on "
                     "cuda and emulator; convert to float32"
@@ -100,7 +100,7 @@ def _number(x: Operand, like: Array, dtype: Any) -> Any:
     if dtype.kind in "iu" and abs(x) > 2**53:
         return full(like, x, (), dtype)
     with np.errstate(over="ignore"):
-        return (np.dtype(np.float32) if dtype.name == BFLOAT16 else dtype).type(x)
+        return (np.dtype(np.float32) if is_bfloat16(dtype) else dtype).type(x)
 
 
 def _unary(name: str, x: Array) -> Array:

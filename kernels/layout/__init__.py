@@ -50,9 +50,9 @@ def contiguous(x: Array) -> Array:
 
 def channels_last(x: Array) -> Array:
     """Return a public (N, C, ...) array as C-contiguous (N, ..., C) memory."""
-    return contiguous(np.moveaxis(x, 1, -1))
+    return contiguous(x.transpose(0, *range(2, x.ndim), 1))
 
 
 def channels_first(x: Array) -> Array:
     """Return (N, ..., C) memory as its public (N, C, ...) view."""
-    return np.moveaxis(x, -1, 1)
+    return x.transpose(0, -1, *range(1, x.ndim - 1))

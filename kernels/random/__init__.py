@@ -13,6 +13,8 @@ The state of a generator is a uint64 array (seed, offset). An op draws a ``ticke
 it was, and computes its numbers from that: forward and backward of one op see the same ones.
 """
 
+from math import prod
+
 import numpy as np
 
 from ..arrays import FLOATS, Array, Shape, check_index_range, empty
@@ -114,5 +116,5 @@ def _empty(ticket: Array, shape: Shape, dtype: np.dtype | type | str) -> Array:
         raise TypeError(f"random: dtype must be float32 or float64, got {np.dtype(dtype)}")
     if any(length < 0 for length in shape):
         raise ValueError(f"random: shape {tuple(shape)} has a negative length")
-    check_index_range("random", result=int(np.prod(shape, dtype=object)))
+    check_index_range("random", result=prod(map(int, shape)))
     return empty(ticket, shape, dtype)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .. import layout
-from ..arrays import BFLOAT16, Array, Shape, empty, is_float
+from ..arrays import Array, Shape, empty, is_bfloat16, is_float
 from ..backend import backend_of, implementation
 
 Axes = int | Iterable[int] | None
@@ -109,7 +109,7 @@ def _not_empty(op: str, x: Array, axes: Axes) -> tuple[int, ...]:
 
 def _run(name: str, x: Array, axes: tuple[int, ...], dtype: Any, keepdims: bool) -> Array:
     """Move the reduced axes last and flatten: the implementations see (kept, reduced)."""
-    if x.dtype.name == BFLOAT16 and not is_float(x):
+    if is_bfloat16(x.dtype) and not is_float(x):
         raise TypeError(
             f"{name}: x has dtype bfloat16, which backend {backend_of(x)} cannot compute with, "
             "only cuda and emulator; convert it first, x.astype('float32')"

@@ -9,6 +9,7 @@ import pytest
 
 import convolt
 from convolt import Tensor, functional
+from convolt.engine import autograd
 from convolt.engine.autograd import differentiable, jointly
 from convolt.kernels.backend import use_backend
 
@@ -85,6 +86,87 @@ def test_backward_releases_what_the_ops_captured():
     y.sum().backward()
     gc.collect()
     assert gone() is None
+
+
+def test_a_graph_holds_no_activation_that_no_gradient_needs():
+    x = leaf(np.ones((2, 3, 4, 4)))
+    sums = x + 1.0
+    pooled = functional.max_pool2d(functional.relu(sums) * 1.0, 2)
+    flat = pooled.flatten(1)
+    arrays = [weakref.ref(t.data) for t in (sums, pooled)]
+    total = (flat * flat).sum()
+    del sums, pooled, flat
+    gc.collect()
+    assert [array() for array in arrays] == [None, None]
+    total.backward()
+    assert x.grad.data.sum() == 96 * 2 * 2 / 4
+
+
+def test_backward_drops_activations_and_gradients_as_it_goes():
+    alive = []
+
+    @differentiable
+    def watched(a):
+        kept = np.array(a)
+        seen.append(weakref.ref(kept))
+
+        def vjp(g):
+            grads.append(weakref.ref(g))
+            alive.append(
+                [i for i, array in enumerate(seen) if array() is not None]
+                + [sum(array() is not None for array in grads)]
+            )
+            return g * kept
+
+        return a * 2.0, (vjp,)
+
+    seen, grads = [], []
+    x = leaf(np.ones(3))
+    watched(watched(watched(x))).backward(np.ones(3))
+    assert alive == [[0, 1, 2, 1], [0, 1, 1], [0, 1]]
+
+
+def test_gradients_written_in_place_are_those_of_new_arrays(backend, rng, monkeypatch):
+    """Sums and activations write over gradients that nobody else sees, and over no others."""
+
+    def gradients():
+        x, w = (Tensor(a, requires_grad=True) for a in arrays)
+        a = functional.relu(x * w)
+        b = a + w  # passes its gradient on to both
+        c = functional.tanh(b.reshape(6, 4).t()).t().reshape(4, 6)
+        d = functional.sigmoid(a - c) + functional.leaky_relu(b) + b
+        d.retain_grad()
+        convolt.manual_seed(0)
+        e = convolt.cat([functional.dropout(d, 0.5), a, d[:, :3]], 1).sum(1) + x.sum(1)
+        given = np.ones(4)
+        e.backward(given)
+        assert (given == 1).all()
+        results = [t.grad.data for t in (x, w, d)]
+        assert not any(np.shares_memory(p, q) for i, p in enumerate(results) for q in results[:i])
+        return [array.tobytes() for array in results]
+
+    arrays = rng.standard_normal((2, 4, 6))
+    in_place = gradients()
+    monkeypatch.setattr(autograd, "_is_writeable", lambda array: False)
+    assert in_place == gradients()
+
+
+def test_leaves_never_share_a_gradient():
+    a, b, c = (leaf([1.0, 2.0]) for _ in range(3))
+    (a + b + c).sum().backward()
+    grads = [t.grad.data for t in (a, b, c)]
+    grads[0][0] = 5.0
+    assert [g.tolist() for g in grads] == [[5.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
+
+
+def test_a_retained_gradient_is_not_written_over():
+    x = leaf([-1.0, 2.0])
+    y = functional.relu(x) * 1.0
+    y.retain_grad()
+    z = functional.relu(y)
+    z.retain_grad()
+    (z * 3.0).backward(np.ones(2))
+    assert (z.grad.tolist(), y.grad.tolist(), x.grad.tolist()) == ([3, 3], [0, 3], [0, 3])
 
 
 def test_a_second_backward_needs_retain_graph():

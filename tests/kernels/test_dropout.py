@@ -101,6 +101,16 @@ def test_mask_does_not_depend_on_the_dtype(backend):
     assert np.array_equal(*masks)
 
 
+@pytest.mark.parametrize("shape", [(4, 6, 9, 5), (5003,)])
+def test_a_gradient_may_be_written_over_that_of_the_result(backend, rng, shape):
+    for dtype in (np.float32, np.float64):
+        grad_y = rng.standard_normal(shape).astype(dtype)
+        for laid_out in (grad_y, channels_last(grad_y)) if grad_y.ndim > 2 else (grad_y,):
+            ref = dropout.backward(laid_out, 0.3, TICKET)
+            assert dropout.backward(laid_out, 0.3, TICKET, laid_out) is laid_out
+            assert laid_out.tobytes() == ref.tobytes()
+
+
 @pytest.mark.parametrize("last", [False, True])
 def test_backward_is_the_adjoint_of_forward(backend, rng, last):
     # Small integers, and 1 / (1 - p) = 2: every sum is exact.
