@@ -1,4 +1,8 @@
-"""Time the convolutions of a network, beside a peer: ``python -m bench.conv2d --help``.
+"""Time the convolutions of networks, beside a peer: ``python -m bench.conv2d --help``.
+
+    python -m bench.conv2d --network resnet50 --peer torch
+    python -m bench.conv2d --network cifar,lenet5 --batch 32 --verb fprop --peer torch
+    python -m bench.conv2d --network all-cpu --peer torch     # problems.CPU_BATCH: some 15 minutes
 
 For each shape and verb the outputs are compared first, and a difference beyond rounding ends the
 run; then both sides take turns on the same random arrays with the same number of threads.
@@ -6,20 +10,31 @@ run; then both sides take turns on the same random arrays with the same number o
 ratio = peer_s / ours_s: above 1 we are faster. geomean_ratio is their geometric mean over shapes
 and verbs, each once (``count``, how often a network has the shape, does not weigh). gflops is
 billions of floating-point operations a second of ours, taps on the padding counted.
+
+On a CPU two roofs are measured in the same run (``roofs.py``), and each row has two floors, below
+which no time can lie: compute_floor_s, the operations at the speed of multiply-adds in registers,
+and memory_floor_s, each array moved once at the bandwidth of a copy (arrays that lie in a cache
+move quicker). share_of_peak is gflops by the speed of multiply-adds.
 """
 
 import argparse
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from convolt.kernels import conv2d
-from convolt.kernels.arrays import Array
-from convolt.kernels.backend import array_module, current_backend, use_backend
+from convolt.kernels.backend import array_module, current_backend
 from convolt.kernels.conv2d import Conv2dSize
 
+from .conv2d_sides import (
+    PEERS,
+    VERBS,
+    Prepare,
+    operands,
+    prepare_definition,
+    prepare_ours,
+    sum_length,
+)
 from .measure import (
     Unfit,
     common_arguments,
@@ -34,88 +49,11 @@ from .measure import (
     to_host,
     worst_error,
 )
-from .problems import NETWORKS, Problem, problems
+from .problems import CPU_BATCH, NETWORKS, Problem, problems
+from .roofs import copy_bytes_s, fma_flops_s
 
-VERBS = ("fprop", "dgrad", "wgrad")
-
-Call = Callable[[], Any]
-Prepare = Callable[[str, Problem, Array, Array], Call]
-
-
-def operands(verb: str, size: Conv2dSize, dtype: str) -> tuple[Array, Array]:
-    """Return the two arrays of a verb, random, where the backend computes.
-
-    They are (x, w), (grad_y, w) or (grad_y, x).
-    """
-    shapes = {
-        "fprop": (size.x_shape, size.w_shape),
-        "dgrad": (size.y_shape, size.w_shape),
-        "wgrad": (size.y_shape, size.x_shape),
-    }
-    random = np.random.default_rng(0)
-    kind = np.dtype(dtype).type
-    module = array_module()
-    first, second = (
-        module.asarray(random.standard_normal(shape, dtype=kind)) for shape in shapes[verb]
-    )
-    return first, second
-
-
-def sum_length(verb: str, size: Conv2dSize) -> int:
-    """Return the number of products that one element of the verb's result sums."""
-    return {
-        "fprop": size.r * size.s * size.c // size.groups,
-        "dgrad": size.r * size.s * size.k // size.groups,
-        "wgrad": size.n * size.p * size.q,
-    }[verb]
-
-
-# A side prepares a call on the given arrays, which returns an array in our layout.
-
-
-def prepare_ours(verb: str, problem: Problem, first: Array, second: Array) -> Call:
-    """Prepare a call of our kernel on the current backend."""
-    size = problem.size
-    if verb == "fprop":
-        return lambda: conv2d.fprop(first, second, None, size)
-    kernel = {"dgrad": conv2d.dgrad, "wgrad": conv2d.wgrad}[verb]
-    return lambda: kernel(first, second, size)
-
-
-def prepare_definition(verb: str, problem: Problem, first: Array, second: Array) -> Call:
-    """Prepare a call of our definition, the numpy backend."""
-    kernel = prepare_ours(verb, problem, to_host(first), to_host(second))
-
-    def call() -> np.ndarray:
-        with use_backend("numpy"):
-            return kernel()
-
-    return call
-
-
-def prepare_torch(verb: str, problem: Problem, first: Array, second: Array) -> Call:
-    """Prepare a call of PyTorch on views of the same memory, which it calls channels_last."""
-    torch = require_torch()
-    size = problem.size
-    a, b = (torch.from_dlpack(array).permute(0, 3, 1, 2) for array in (first, second))
-
-    def like(shape: tuple[int, ...]) -> Any:  # an operand of which only the shape is read
-        n, h, w, c = shape
-        like_a = {"dtype": a.dtype, "device": a.device}
-        return torch.empty(n, c, h, w, **like_a, memory_format=torch.channels_last)
-
-    window = (problem.stride, problem.padding, problem.dilation)
-    if verb == "fprop":
-        run = torch.nn.functional.conv2d
-        return lambda: run(a, b, None, *window, problem.groups).permute(0, 2, 3, 1)
-    dgrad = verb == "dgrad"
-    x, w = (like(size.x_shape), b) if dgrad else (b, like(size.w_shape))
-    options = (None, *window, False, (0, 0), problem.groups, (dgrad, not dgrad, False))
-    run, index = torch.ops.aten.convolution_backward, 0 if dgrad else 1
-    return lambda: run(a, x, w, *options)[index].permute(0, 2, 3, 1)
-
-
-PEERS: dict[str, Prepare] = {"torch": prepare_torch, "numpy": prepare_definition}
+ALL_CPU = "all-cpu"
+COPIED_BYTES = 1 << 27  # more than the caches hold
 
 
 def measure(
@@ -146,6 +84,7 @@ def measure(
     on_gpu = current_backend() == "cuda"
     ours_s, *peer_s = interleaved([ours, theirs] if peer else [ours], repeats, on_gpu=on_gpu)
     return {
+        "network": problem.network,
         "name": problem.name,
         **{letter: getattr(problem, letter) for letter in ("n", "c", "h", "w", "k", "r", "s")},
         **{name: _pair(getattr(problem, name)) for name in ("stride", "padding", "dilation")},
@@ -163,8 +102,47 @@ def _pair(value: tuple[int, int]) -> str:
     return f"{value[0]}x{value[1]}"
 
 
+def roofs(dtype: str, repeats: int) -> dict[str, float | None]:
+    """Measure the roofs of this CPU; on a GPU see ``bench.roofline``."""
+    if current_backend() == "cuda":
+        return {"fma_gflops": None, "copy_gigabytes_per_s": None}
+    return {
+        "fma_gflops": fma_flops_s(dtype, repeats) / 1e9,
+        "copy_gigabytes_per_s": copy_bytes_s(COPIED_BYTES, repeats) / 1e9,
+    }
+
+
+def floors(row: dict[str, Any], size: Conv2dSize, dtype: str, roof: dict[str, Any]) -> None:
+    """Add to a row how far it is below the roofs."""
+    peak, copy = roof["fma_gflops"], roof["copy_gigabytes_per_s"]
+    moved = size.bytes(np.dtype(dtype).itemsize)
+    row["compute_floor_s"] = size.flops / peak / 1e9 if peak else None
+    row["memory_floor_s"] = moved / copy / 1e9 if copy else None
+    row["share_of_peak"] = row["gflops"] / peak if peak else None
+
+
+def chosen(arguments: argparse.Namespace) -> list[Problem]:
+    """Return the problems that the command line asks for.
+
+    Raises:
+        Unfit: A layer is not in them.
+    """
+    batches: dict[str, int | None] = {}
+    for network in arguments.network:
+        batches |= CPU_BATCH if network == ALL_CPU else {network: None}
+    listed = [
+        problem
+        for network, batch in batches.items()
+        for problem in problems(network, arguments.batch or batch)
+    ]
+    if unknown := set(arguments.layer or ()) - {problem.name for problem in listed}:
+        names = ", ".join(problem.name for problem in listed)
+        raise Unfit(f"--layer {unknown.pop()}: {', '.join(batches)} has {names}")
+    return [p for p in listed if not arguments.layer or p.name in arguments.layer]
+
+
 def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure every problem of the network and return the report."""
+    """Measure every problem of the networks and return the report."""
     from rich.console import Console
     from rich.progress import track
 
@@ -172,32 +150,39 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.peer == "torch":
         require_torch()
     verbs = [arguments.verb] if arguments.verb else VERBS
-    listed = problems(arguments.network, arguments.batch)
-    if unknown := set(arguments.layer or ()) - {problem.name for problem in listed}:
-        names = ", ".join(problem.name for problem in listed)
-        raise Unfit(f"--layer {unknown.pop()}: {arguments.network} has {names}")
-    wanted = [p for p in listed if not arguments.layer or p.name in arguments.layer]
-    todo = [(problem, verb) for problem in wanted for verb in verbs]
+    todo = [(problem, verb) for problem in chosen(arguments) for verb in verbs]
+    roof = roofs(arguments.dtype, arguments.repeats)
     console = Console(stderr=True)
-    rows = [
-        measure(problem, verb, peer, arguments.dtype, arguments.repeats)
-        for problem, verb in track(
-            todo, "conv2d", console=console, transient=True, disable=not console.is_terminal
-        )
-    ]
+    rows = []
+    for problem, verb in track(
+        todo, "conv2d", console=console, transient=True, disable=not console.is_terminal
+    ):
+        row = measure(problem, verb, peer, arguments.dtype, arguments.repeats)
+        floors(row, problem.size, arguments.dtype, roof)
+        rows.append(row)
+
+    def geomeans(column: str) -> dict[str, float | None]:
+        kinds = dict.fromkeys(row[column] for row in rows)
+        return {k: geomean(row["ratio"] for row in rows if row[column] == k) for k in kinds}
+
     return {
         "benchmark": "conv2d",
-        "network": arguments.network,
+        "network": ",".join(dict.fromkeys(arguments.network)),
         "backend": current_backend(),
         "peer": arguments.peer,
         "dtype": arguments.dtype,
         "repeats": arguments.repeats,
+        **roof,
         "machine": machine(),
         "results": rows,
-        "geomean_ratio_by_verb": {
-            verb: geomean(row["ratio"] for row in rows if row["verb"] == verb) for verb in verbs
-        },
+        "geomean_ratio_by_verb": geomeans("verb"),
+        "geomean_ratio_by_network": geomeans("network"),
         "geomean_ratio": geomean(row["ratio"] for row in rows),
+        "worst": [
+            {key: row[key] for key in ("network", "name", "verb", "ratio", "share_of_peak")}
+            for row in sorted(rows, key=lambda row: row["ratio"] or 0)[: arguments.worst]
+            if peer
+        ],
     }
 
 
@@ -211,7 +196,7 @@ def show(report: dict[str, Any]) -> None:
     table.add_column("problem")
     table.add_column("x (N,C,H,W)")
     table.add_column("w (K,R,S)")
-    for heading in ("stride", "verb", "ours ms", "GFLOP/s"):
+    for heading in ("stride", "verb", "ours ms", "floors ms", "GFLOP/s", "of peak"):
         table.add_column(heading, justify="left" if heading == "verb" else "right")
     if peer:
         table.add_column(f"{peer} ms", justify="right")
@@ -220,17 +205,35 @@ def show(report: dict[str, Any]) -> None:
         x, w = (",".join(str(row[i]) for i in letters) for letters in ("nchw", "krs"))
         groups = f" /{row['groups']}" if row["groups"] > 1 else ""
         cells = [row["name"], x, w + groups, row["stride"], row["verb"]]
-        cells += [f"{row['ours_s'] * 1e3:.3f}", f"{row['gflops']:.1f}"]
+        limits = (row["compute_floor_s"], row["memory_floor_s"])
+        limits = " ".join("" if limit is None else f"{limit * 1e3:.3f}" for limit in limits)
+        share = row["share_of_peak"]
+        cells += [f"{row['ours_s'] * 1e3:.3f}", limits, f"{row['gflops']:.1f}"]
+        cells.append("" if share is None else f"{share:.0%}")
         if peer:
             cells += [f"{row['peer_s'] * 1e3:.3f}", f"{row['ratio']:.2f}"]
         table.add_row(*cells)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
     if peer:
-        by_verb = report["geomean_ratio_by_verb"].items()
-        parts = ", ".join(f"{verb} {value:.2f}" for verb, value in by_verb)
+        by = report["geomean_ratio_by_verb"] | report["geomean_ratio_by_network"]
+        parts = ", ".join(f"{kind} {value:.2f}" for kind, value in by.items())
         print(f"geomean_ratio {report['geomean_ratio']:.3f} ({peer} / ours; {parts})")
+        for row in report["worst"]:
+            print(f"  {row['network']} {row['name']} {row['verb']}: {row['ratio']:.2f}")
+    if report["fma_gflops"]:
+        copy = f"{report['copy_gigabytes_per_s']:.1f} GB/s"
+        print(f"roofs: multiply-adds {report['fma_gflops']:.0f} GFLOP/s, copy {copy}")
     print(machine_line(report["machine"]))
+
+
+def networks(text: str) -> list[str]:
+    """Read names of networks from the command line."""
+    names = text.split(",")
+    for name in names:
+        if name not in (*NETWORKS, ALL_CPU):
+            known = ", ".join((*NETWORKS, ALL_CPU))
+            raise argparse.ArgumentTypeError(f"invalid choice: {name!r} (choose from {known})")
+    return names
 
 
 def main() -> int:
@@ -238,12 +241,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.conv2d", description="Time the convolutions of a network."
     )
-    parser.add_argument("--network", choices=NETWORKS, required=True)
+    parser.add_argument(
+        "--network",
+        type=networks,
+        action="extend",
+        required=True,
+        help=f"one or more, with commas: {', '.join(NETWORKS)}; {ALL_CPU}; may be repeated",
+    )
     parser.add_argument("--peer", choices=PEERS, help="also time this: ratio = peer / ours")
     parser.add_argument("--verb", choices=VERBS, help="all three if left out")
     parser.add_argument("--layer", action="append", help="only this one; may be repeated")
     parser.add_argument("--batch", type=positive, help="images; see problems.DEFAULT_BATCH")
     parser.add_argument("--repeats", type=positive, default=7, help="turns of each side")
+    parser.add_argument("--worst", type=positive, default=5, help="name so many lowest ratios")
     common_arguments(parser)
     return run_command(parser.parse_args(), benchmark, show)
 

@@ -54,7 +54,7 @@ def interleaved(
     times: list[list[float]] = [[] for _ in functions]
     for _ in range(repeats):
         for function, count, found in zip(functions, counts, times, strict=True):
-            if not on_gpu:
+            if len(functions) > 1 and not on_gpu:
                 sleep(PAUSE_S)
             function()
             found.extend(timed(function, count))
@@ -221,11 +221,10 @@ def require_torch() -> Any:
 
 
 def threads() -> int:
-    """Return how many threads each side uses: as many as convolt's Numba, else a CPU each."""
-    if current_backend() == "numba":
-        import_module("convolt.kernels.cpu.jit")  # which may set the number
-        return import_module("numba").get_num_threads()
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many threads each side has: as many as convolt's kernels use on a CPU."""
+    from convolt.kernels.cpu.thread_count import get_num_threads  # does not import Numba
+
+    return get_num_threads()
 
 
 def machine() -> dict[str, Any]:

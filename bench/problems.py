@@ -39,6 +39,9 @@ DEFAULT_BATCH = {
 }
 """Images a problem: a verb takes milliseconds to a second on a few CPU cores."""
 
+CPU_BATCH = {"resnet50": 8, "vgg16": 8, "cifar": 64, "lenet5": 128}
+"""The networks, and images a problem, that the CPU backend is judged by."""
+
 NETWORKS = tuple(DEFAULT_BATCH)
 
 

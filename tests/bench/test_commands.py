@@ -6,8 +6,23 @@ from importlib.util import find_spec
 import pytest
 
 ROW = {
-    *("name", "n", "c", "h", "w", "k", "r", "s", "stride", "padding", "dilation", "groups"),
+    *(
+        "network",
+        "name",
+        "n",
+        "c",
+        "h",
+        "w",
+        "k",
+        "r",
+        "s",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+    ),
     *("count", "verb", "ours_s", "peer_s", "ratio", "gflops"),
+    *("compute_floor_s", "memory_floor_s", "share_of_peak"),
 }
 WHERE = {"date", "commit", "cpu", "threads", "python", "convolt", "numpy", "numba", "torch"}
 SMALL = ("--network", "lenet5", "--batch", "1", "--repeats", "1")
@@ -27,11 +42,37 @@ def test_conv2d_prints_json_and_nothing_else(run):
         assert row["ratio"] == pytest.approx(row["peer_s"] / row["ours_s"])
         flops = 2 * row["k"] * row["h"] * row["w"] * row["c"] * row["r"] * row["s"]
         assert row["gflops"] == pytest.approx(flops / row["ours_s"] / 1e9)
+        assert row["share_of_peak"] == pytest.approx(row["compute_floor_s"] / row["ours_s"])
+        assert row["memory_floor_s"] > 0
     product = 1.0
     for row in rows:
         product *= row["ratio"]
     assert report["geomean_ratio"] == pytest.approx(product ** (1 / 6))
     assert set(report["geomean_ratio_by_verb"]) == {"fprop", "dgrad", "wgrad"}
+    assert report["geomean_ratio_by_network"] == {"lenet5": report["geomean_ratio"]}
+    ratios = sorted(row["ratio"] for row in rows)
+    assert [row["ratio"] for row in report["worst"]] == ratios[:5]
+
+
+def test_conv2d_takes_several_networks_each_once(run):
+    options = ("--backend", "numpy", "--batch", "1", "--repeats", "1", "--verb", "fprop", "--json")
+    layers = ("--layer", "conv1", "--layer", "quick_conv1")
+    result = run(
+        "bench.conv2d", "--network", "lenet5,cifar", "--network", "lenet5", *options, *layers
+    )
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["network"] == "lenet5,cifar"
+    rows = report["results"]
+    found = [(row["network"], row["name"]) for row in rows]
+    assert found == [("lenet5", "conv1"), ("cifar", "quick_conv1")]
+    assert report["worst"] == []  # no peer
+
+
+def test_all_cpu_is_four_networks(run):
+    result = run("bench.conv2d", "--network", "all-cpu,alexnet", "--layer", "no")
+    assert result.returncode == 1
+    assert "--layer no: resnet50, vgg16, cifar, lenet5, alexnet has" in result.stderr
 
 
 def test_conv2d_prints_a_table_and_writes_rows(run, tmp_path):
@@ -91,9 +132,46 @@ def test_training_step_prints_json_and_nothing_else(run):
     assert report["peak_memory_bytes"] >= report["base_memory_bytes"] > weights_bytes
 
 
+def test_training_step_takes_all_models(run, tmp_path):
+    path = tmp_path / "rows.csv"
+    options = ("--backend", "numpy", "--batch", "2", "--steps", "1", "--output", str(path))
+    result = run("bench.training_step", "--model", "all", *options)
+    assert result.returncode == 0, result.stderr
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert [row["model"] for row in rows] == ["lenet5", "resnet20", "vgg11_cifar"]
+    assert all(float(row["images_per_s"]) > 0 for row in rows)
+    assert all(row["model"] in result.stdout for row in rows)
+
+
+def test_memory_bound_reports_every_op_beside_a_copy(run):
+    options = ("--shape", "2x3x5x6", "--repeats", "1", "--backend", "numpy")
+    result = run("bench.memory_bound", *options, "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["machine"].keys() >= WHERE
+    rows = {row["op"]: row for row in report["results"]}
+    assert rows["relu"]["bytes"] == 2 * 4 * 2 * 3 * 5 * 6
+    assert rows["max_pool2d_2x2"]["bytes"] == 4 * (180 + 36) + 36
+    assert rows["cast"]["bytes"] == 180 * (4 + 8)
+    for row in rows.values():
+        speed = row["bytes"] / row["ours_s"] / 1e9
+        assert row["gigabytes_per_s"] == pytest.approx(speed)
+        assert row["share_of_copy"] == pytest.approx(speed / report["copy_gigabytes_per_s"])
+
+
+def test_memory_bound_takes_some_ops(run):
+    options = ("--backend", "numpy", "--repeats", "1", "--shape", "1x2x3x4", "--dtype", "float64")
+    result = run("bench.memory_bound", *options, "--op", "add", "--op", "sgd")
+    assert result.returncode == 0, result.stderr
+    assert "add" in result.stdout
+    assert "relu" not in result.stdout
+    assert "must be NxCxHxW" in run("bench.memory_bound", "--shape", "3x4").stderr
+
+
 @pytest.mark.skipif(find_spec("torch") is not None, reason="PyTorch is installed")
 @pytest.mark.parametrize(
-    "command", [("bench.conv2d", "--network", "lenet5"), ("bench.training_step",)]
+    "command",
+    [("bench.conv2d", "--network", "lenet5"), ("bench.training_step",), ("bench.memory_bound",)],
 )
 def test_the_torch_peer_asks_for_torch(run, command):
     result = run(*command, "--peer", "torch")
