@@ -7,6 +7,7 @@ start on multiples of 256 bytes; the gaps between them are never touched.
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -59,27 +60,40 @@ def check_segments(op: str, segments: np.ndarray, groups: int, buffer: Array) ->
     Raises:
         ValueError: Naming the first row that is not.
     """
-    start, size, group, active, step = segments.T
+    _check_places(op, segments[:, :STEP].tobytes(), groups, buffer.size, buffer.itemsize)
+    if segments[:, STEP].min(initial=0) < 0:
+        _check_rows(op, segments, segments[:, STEP] < 0, "has a negative step")
+
+
+@lru_cache(maxsize=64)  # the steps alone change from one call to the next
+def _check_places(op: str, places: bytes, groups: int, length: int, itemsize: int) -> None:
+    segments = _places(places)
+    start, size, group, active = segments.T
     _check_rows(op, segments, size < 0, "has a negative size")
-    outside = (start < 0) | (size > buffer.size) | (start > buffer.size - size)
-    _check_rows(op, segments, outside, f"leaves the buffers of {buffer.size} elements")
-    misaligned = start % (ALIGNMENT_BYTES // buffer.itemsize) != 0
+    outside = (start < 0) | (size > length) | (start > length - size)
+    _check_rows(op, segments, outside, f"leaves the buffers of {length} elements")
+    misaligned = start % (ALIGNMENT_BYTES // itemsize) != 0
     _check_rows(op, segments, misaligned, f"does not start on {ALIGNMENT_BYTES} bytes")
     unknown = (group < 0) | (group >= groups)
     _check_rows(op, segments, unknown, f"is of a group that hyper, of {groups} rows, does not have")
     _check_rows(op, segments, (active != 0) & (active != 1), "must have active 0 or 1")
-    _check_rows(op, segments, step < 0, "has a negative step")
     order = np.lexsort((size, start))
     overlaps = np.zeros(len(segments), bool)
     overlaps[order[1:]] = (start + size)[order[:-1]] > start[order[1:]]
     _check_rows(op, segments, overlaps, "overlaps another one")
 
 
+def _places(places: bytes) -> np.ndarray:
+    """Return the table, without the steps, whose bytes these are."""
+    return np.frombuffer(places, np.int64).reshape(-1, STEP)
+
+
 def _check_rows(op: str, segments: np.ndarray, bad: np.ndarray, fault: str) -> None:
     if bad.any():
         row = int(np.argmax(bad))
+        columns = ("start", "size", "group", "active", "step")[: segments.shape[1]]
         raise ValueError(
-            f"{op}: segment {row}, (start, size, group, active, step) = "
+            f"{op}: segment {row}, ({', '.join(columns)}) = "
             f"{tuple(segments[row].tolist())}, {fault}"
         )
 
@@ -114,6 +128,12 @@ def chunks(segments: np.ndarray) -> np.ndarray:
 
     The cut is a function of the table alone, not of the number of threads.
     """
+    return _chunks(segments[:, :STEP].tobytes())
+
+
+@lru_cache(maxsize=64)
+def _chunks(places: bytes) -> np.ndarray:
+    segments = _places(places)
     active = np.flatnonzero(segments[:, ACTIVE])
     pieces = -(-segments[active, SIZE] // CHUNK)
     row = np.repeat(active, pieces)

@@ -14,6 +14,8 @@ call; ``segments`` says where each lies, whether it takes part and its t, ``hype
 numbers of each group. m, v and the maximum start at zero.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 from ..arrays import Array
@@ -69,11 +71,13 @@ def step(
     kernel = implementation(__name__, *buffers, segments, hyper)
     if isinstance(segments, np.ndarray):
         check_segments("adam", segments, len(hyper), param)
-        _check_hyper(hyper, max_exp_avg_sq)
+        _check_hyper(hyper.tobytes(), max_exp_avg_sq is not None)
     kernel.step(*buffers, segments, hyper)
 
 
-def _check_hyper(hyper: np.ndarray, max_exp_avg_sq: Array | None) -> None:
+@lru_cache(maxsize=64)
+def _check_hyper(rows: bytes, has_buffer: bool) -> None:
+    hyper = np.frombuffer(rows).reshape(-1, COLUMNS)
     lr, beta1, beta2, eps, weight_decay, decoupled, amsgrad, maximize = hyper.T
     check_hyper("adam", "lr", lr, least=0, below=np.inf)
     check_hyper("adam", "beta1", beta1, least=0, below=1)
@@ -81,5 +85,5 @@ def _check_hyper(hyper: np.ndarray, max_exp_avg_sq: Array | None) -> None:
     check_hyper("adam", "eps", eps, least=0, below=np.inf)
     check_hyper("adam", "weight_decay", weight_decay, least=0, below=np.inf)
     check_flags("adam", decoupled=decoupled, amsgrad=amsgrad, maximize=maximize)
-    if max_exp_avg_sq is None and amsgrad.any():
+    if not has_buffer and amsgrad.any():
         raise ValueError("adam: amsgrad is 1 but max_exp_avg_sq is None; pass a buffer")

@@ -11,6 +11,8 @@ that enters it. All parameters lie in flat buffers and are stepped in one call; 
 where each lies and whether it takes part, ``hyper`` holds the numbers of each group.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 from ..arrays import Array
@@ -52,11 +54,13 @@ def step(
     kernel = implementation(__name__, param, grad, momentum_buffer, segments, hyper)
     if isinstance(segments, np.ndarray):
         check_segments("sgd", segments, len(hyper), param)
-        _check_hyper(hyper, momentum_buffer)
+        _check_hyper(hyper.tobytes(), momentum_buffer is not None)
     kernel.step(param, grad, momentum_buffer, segments, hyper)
 
 
-def _check_hyper(hyper: np.ndarray, momentum_buffer: Array | None) -> None:
+@lru_cache(maxsize=64)
+def _check_hyper(rows: bytes, has_buffer: bool) -> None:
+    hyper = np.frombuffer(rows).reshape(-1, COLUMNS)
     lr, momentum, dampening, weight_decay, nesterov, maximize = hyper.T
     check_hyper("sgd", "lr", lr, least=0, below=np.inf)
     check_hyper("sgd", "momentum", momentum, least=0, below=np.inf)
@@ -68,7 +72,7 @@ def _check_hyper(hyper: np.ndarray, momentum_buffer: Array | None) -> None:
             f"sgd: nesterov needs momentum > 0 and dampening 0, got momentum {momentum[group]} "
             f"and dampening {dampening[group]} in group {group}"
         )
-    if momentum_buffer is None and momentum.any():
+    if not has_buffer and momentum.any():
         raise ValueError(
             f"sgd: momentum is {momentum.max()} but momentum_buffer is None; pass a buffer"
         )
