@@ -29,14 +29,15 @@ def lenet5(nn: Any) -> Any:
     )
 
 
-def resnet20(nn: Any) -> Any:
+def resnet20(nn: Any, width: int = 16) -> Any:
     """ResNet-20 of He et al. 2015, section 4.2, for images of 32x32 pixels.
 
-    A 3x3 convolution, three stages of three blocks with 16, 32 and 64 channels, of which the last
-    two begin with stride 2, the mean of each channel, and a linear layer. A block is two 3x3
+    A 3x3 convolution, three stages of three blocks, of ``width``, twice and four times as many
+    channels, of which the last two begin with stride 2, the mean of each channel, and a linear
+    layer. A block is two 3x3
     convolutions with batch-norm beside a shortcut; where the shape changes, the shortcut is a 1x1
     convolution with batch-norm (the paper's option B; its results on CIFAR have option A, which
-    pads with channels of zeros). 272,474 parameters.
+    pads with channels of zeros). 272,474 parameters at the paper's width of 16.
     """
 
     class Block(nn.Module):
@@ -59,14 +60,14 @@ def resnet20(nn: Any) -> Any:
             return self.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
     def layers() -> Iterator[Any]:
-        yield from (nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16))
+        yield from (nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
         yield nn.ReLU(inplace=True)
-        channels_in = 16
-        for channels in (16, 32, 64):
+        channels_in = width
+        for channels in (width, 2 * width, 4 * width):
             for _ in range(3):
                 yield Block(channels_in, channels, 1 if channels_in == channels else 2)
                 channels_in = channels
-        yield from (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES))
+        yield from (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, CLASSES))
 
     return nn.Sequential(*layers())
 

@@ -85,6 +85,11 @@ def step_of_convolt(model: str, weights: Weights, images: np.ndarray, labels: np
     """Return a function that makes one training step of ours and returns the loss."""
     net = build(model, layers).to(images.dtype)
     net.load_state_dict(weights)
+    return step_of(net, images, labels)
+
+
+def step_of(net: layers.Module, images: np.ndarray, labels: np.ndarray) -> Step:
+    """Return a function that makes one training step of a network of ours, from where it is."""
     optimizer = optim.SGD(net.parameters(), lr=LR, momentum=MOMENTUM)
     module = array_module()
     x = convolt.Tensor(channels_first(module.asarray(images)))

@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import os
 from importlib.util import find_spec
 
@@ -177,3 +178,21 @@ def test_the_torch_peer_asks_for_torch(run, command):
     result = run(*command, "--peer", "torch")
     assert result.returncode == 1
     assert "pip install torch" in result.stderr
+
+
+def test_scaling_tells_how_time_and_the_roofline_grow(run):
+    options = ("--backend", "numpy", "--vary", "batch", "--points", "2", "--repeats", "1", "--json")
+    result = run("bench.scaling", *options)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    rows = report["results"]
+    assert [(row["of"], row["batch"]) for row in rows] == [
+        *((verb, images) for images in (1, 2) for verb in ("fprop", "dgrad", "wgrad")),
+        *(("training_step", images) for images in (1, 2)),
+    ]
+    for row in rows:
+        assert row["share_of_roofline"] == pytest.approx(row["floor_s"] / row["ours_s"])
+        expected = None if row["batch"] == 1 else pytest.approx(1, abs=0.1)
+        assert row["floor_exponent"] == expected
+    ours = {row["batch"]: row["ours_s"] for row in rows if row["of"] == "fprop"}
+    assert rows[3]["exponent"] == pytest.approx(math.log2(ours[2] / ours[1]))
