@@ -30,6 +30,7 @@ from .engine import (
 from .engine.random import Generator, manual_seed, rand, randn
 from .engine.tensor import tensor
 from .kernels.backend import current_backend, empty_cache, use_backend
+from .kernels.cpu.thread_count import get_num_threads, set_num_threads
 
 __version__ = _version("convolt")
 
@@ -45,6 +46,7 @@ __all__ = [
     "from_dlpack",
     "full",
     "functional",
+    "get_num_threads",
     "is_grad_enabled",
     "layers",
     "manual_seed",
@@ -58,6 +60,7 @@ __all__ = [
     "rand",
     "randn",
     "set_grad_enabled",
+    "set_num_threads",
     "stack",
     "tensor",
     "use_backend",

@@ -33,7 +33,9 @@ def announce_compilation() -> None:
 
     backend = current_backend()
     if backend == "numba":
-        from ..kernels.cpu.jit import is_cold
+        from ..kernels.cpu import cache
+
+        is_cold, cache.announced = cache.is_cold, True  # here, in the command's own words
     elif backend == "emulator":
         from ..kernels.emulator.build import is_cold
     else:

@@ -1,115 +1,116 @@
-"""How the ``on_numba.py`` files use Numba: where code is cached, how it is run.
+"""How the ``on_numba.py`` files use Numba."""
 
-Numba's own cache looks only at the file of the jitted function, so code inlined from another
-file goes stale. The cache folder is therefore keyed by a hash of all kernel sources and of the
-versions of Python, Numba, llvmlite and NumPy.
-"""
-
-import platform
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache, wraps
-from hashlib import sha256
-from pathlib import Path
-from threading import RLock
+import ast
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
-import llvmlite
 import numba
 import numpy as np
-from numba.core import config
 
-from ..paths import cache_root
+from .cache import cache_dir, in_our_cache, is_cold, keep_whole_files, njit
+from .pool import run_in_parts, team
 
-
-@cache
-def cache_dir() -> Path:
-    """Return the folder for machine code compiled from exactly these sources and versions."""
-    digest = sha256()
-    for versions in (sys.version, numba.__version__, llvmlite.__version__, np.__version__):
-        digest.update(versions.encode())
-    here = Path(__file__).parents[1]
-    for source in sorted(here.rglob("*.py")):
-        digest.update(str(source.relative_to(here)).encode())
-        digest.update(source.read_bytes())
-    return cache_root() / f"numba-{platform.machine()}-{digest.hexdigest()[:16]}"
+__all__ = ["cache_dir", "elementwise", "is_cold", "jit", "parallel_jit"]
 
 
-def is_cold() -> bool:
-    """Say whether nothing is compiled yet, so that first calls will take seconds."""
-    return not any(cache_dir().rglob("*.nbc"))
-
-
-_settings: Any = config
-
-# Numba's OpenMP layer spins when idle; the workqueue layer sleeps, but it aborts the process
-# when two threads enter parallel code: hence the lock. The layer is the whole process's, so
-# whoever chose another one keeps it.
-if _settings.THREADING_LAYER == "default":
-    _settings.THREADING_LAYER = "workqueue"
-parallel_region = RLock()
-
-
-@cache
-def _made_cache_dir() -> str:
-    """Make the folder: where it cannot be written, Numba would quietly use its own, stale one.
-
-    Raises:
-        RuntimeError: It cannot be made or written.
-    """
-    folder = cache_dir()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise RuntimeError(
-            f"compiled kernels cannot be kept in {folder}: {error.strerror}; set "
-            "CONVOLT_CACHE_DIR to a folder that can be written"
-        ) from error
-    return str(folder)
-
-
-@contextmanager
-def _our_cache() -> Iterator[None]:
-    """Have what is decorated here cached in our folder; other users of Numba keep theirs."""
-    previous = _settings.CACHE_DIR
-    _settings.CACHE_DIR = _made_cache_dir()
-    try:
-        yield
-    finally:
-        _settings.CACHE_DIR = previous
-
-
-# Only explicit ``prange`` loops run in parallel, and neighbours stay apart: Numba fuses loops
-# whose dependence it does not see, and turns array assignments inside a loop into nested ones.
-_ONLY_PRANGE: Any = dict.fromkeys(
-    ("comprehension", "fusion", "inplace_binop", "numpy", "reduction", "setitem"), False
-)
+_INNER: Any = dict.fromkeys(("no_cpython_wrapper", "no_cfunc_wrapper"), True)
+WORTH_BYTES = 256 << 10  # of the arrays of a loop: one thread passes over them in some 10 us
 
 
 def jit(function: Callable) -> Any:
     """Compile a function that one thread runs, or that parallel loops call."""
-    with _our_cache():
-        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    return njit(function)
 
 
-def parallel_jit(function: Callable) -> Any:
-    """Compile a function with ``prange`` loops; one caller at a time runs any of them.
+def parallel_jit(function: Callable | None = None, *, worth_bytes: int = WORTH_BYTES) -> Any:
+    """Compile a function that ends in a ``prange`` loop, whose turns the threads share.
 
-    The index of ``prange`` is unsigned: cast it with ``np.int64`` before mixing it with others.
+    Every thread runs what stands before the loop, then its parts of it: so what stands before
+    may only read the arrays. The turns must not depend on each other. One compiled function
+    serves all threads and a single one, so that results cannot depend on their number; small
+    work stays on the calling thread. The index is unsigned, as Numba's own: cast it with
+    ``np.int64`` before mixing it with others.
+
+    Args:
+        function: All arguments are positional.
+        worth_bytes: Of all array arguments together: with fewer, the calling thread is alone.
+
+    Raises:
+        TypeError: The function does not end in its only ``prange`` loop.
     """
-    options: Any = {"cache": True, "nogil": True, "error_model": "numpy", "parallel": _ONLY_PRANGE}
-    with _our_cache():
-        compiled = numba.njit(**options)(function)
+    if function is None:
+        return lambda function: parallel_jit(function, worth_bytes=worth_bytes)
+    kernel = numba.njit(nogil=True, error_model="numpy", **_INNER)(_of_a_part(function))
+    in_parts = njit(_caller(function, kernel, worth_bytes), no_cfunc_wrapper=True)
 
     @wraps(function)
-    def locked(*arguments: Any) -> Any:
-        with parallel_region:
-            return compiled(*arguments)
+    def run(*arguments: Any) -> None:
+        in_parts(team(), *arguments)
 
-    return locked
+    return run
+
+
+def _of_a_part(function: Callable) -> Callable:
+    """Return ``function`` with two more arguments, the number of a part of its loop and of all."""
+    definition = _definition(function)
+    ranges = _pranges(definition)
+    last = definition.body[-1]
+    if not (isinstance(last, ast.For) and ranges == [last.iter]):
+        raise TypeError(
+            f"parallel_jit: {function.__module__}.{function.__name__} must end in its only prange "
+            "loop; make a function of each loop, and of what follows it"
+        )
+    names = [ast.Name(name, ast.Load()) for name in ("_part", "_parts")]
+    definition.args.args += [ast.arg(name.id) for name in names]
+    ranges[0].func = ast.Name("_range_of_part", ast.Load())
+    ranges[0].args += names
+    function.__globals__["_range_of_part"] = _range_of_part
+    return _executed(definition, function, function.__globals__)
+
+
+def _pranges(definition: ast.FunctionDef) -> list[ast.Call]:
+    calls = (node for node in ast.walk(definition) if isinstance(node, ast.Call))
+    return [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "prange"]
+
+
+@numba.njit
+def _range_of_part(count, part, parts):
+    count = np.int64(count)
+    first, end = count * part // parts, count * (part + 1) // parts
+    return range(np.uint64(first), np.uint64(end))
+
+
+def _caller(function: Callable, kernel: Any, worth_bytes: int) -> Callable:
+    """Return a function that has all parts of ``kernel`` run: what Python calls."""
+    definition = _definition(function)
+    names = [argument.arg for argument in definition.args.args]
+    definition.args.args.insert(0, ast.arg("_team"))
+    run = f"_run_in_parts(_kernel, {worth_bytes}, _team, ({', '.join(names)},))"
+    definition.body = ast.parse(run).body
+    known = {"_kernel": kernel, "_run_in_parts": run_in_parts, "__name__": function.__module__}
+    return _executed(definition, function, known)
+
+
+def _definition(function: Callable) -> ast.FunctionDef:
+    lines, first = inspect.getsourcelines(function)
+    indent = len(lines[0]) - len(lines[0].lstrip())
+    tree = ast.parse("".join(line[indent:] or "\n" for line in lines))
+    ast.increment_lineno(tree, first - 1)
+    (definition,) = tree.body
+    assert isinstance(definition, ast.FunctionDef)
+    definition.decorator_list = []
+    return definition
+
+
+def _executed(definition: ast.FunctionDef, function: Callable, known: dict[str, Any]) -> Callable:
+    """Return the function so defined: errors show its file, and Numba caches it as that file's."""
+    ast.fix_missing_locations(definition)
+    made: dict[str, Any] = {}
+    tree = ast.Module([definition], [])
+    exec(compile(tree, function.__code__.co_filename, "exec"), known, made)
+    return made[function.__name__]
 
 
 def elementwise(function: Callable) -> Any:
@@ -124,8 +125,9 @@ def elementwise(function: Callable) -> Any:
     def apply(*arrays: np.ndarray, out: np.ndarray) -> None:
         dtypes = tuple(array.dtype for array in arrays)
         if dtypes not in ufuncs:
-            with _our_cache():
+            with in_our_cache():
                 ufuncs[dtypes] = numba.vectorize(cache=True)(function)
+            keep_whole_files(ufuncs[dtypes]._dispatcher.cache)
         ufuncs[dtypes](*arrays, out=out)
 
     return apply

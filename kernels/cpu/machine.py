@@ -7,7 +7,6 @@ is read below a ``root``, so that tests can lay out other machines.
 import os
 import platform
 import re
-import subprocess
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -99,6 +98,8 @@ def _darwin_cache_bytes() -> tuple[int, int, int]:
 
 def _sysctl(name: str) -> int:
     """Return what macOS says; 0 where it knows no such name."""
+    import subprocess
+
     try:
         command = ["/usr/sbin/sysctl", "-n", name]
         return int(subprocess.run(command, capture_output=True, text=True, check=False).stdout)

@@ -343,7 +343,7 @@ def test_doctor_says_what_is_usable_and_why(convolt_):
 def test_only_a_cold_cache_is_announced(convolt_, tmp_path, monkeypatch, backend, cold):
     if reason := convolt.kernels.backend.why_not(backend):
         pytest.skip(reason)
-    monkeypatch.setattr("convolt.kernels.cpu.jit.is_cold", lambda: cold)
+    monkeypatch.setattr("convolt.kernels.cpu.cache.is_cold", lambda: cold)
     monkeypatch.setattr("convolt.kernels.emulator.build.is_cold", lambda: cold)
     arguments = ["--epochs", "1", "--backend", backend, "--output", tmp_path / "run"]
     code, _, err = convolt_(*MLP, *arguments)
@@ -356,7 +356,7 @@ def test_only_a_cold_cache_is_announced(convolt_, tmp_path, monkeypatch, backend
 def test_every_command_announces_a_cold_cache(
     convolt_, trained, tmp_path, monkeypatch, backend, command
 ):
-    monkeypatch.setattr("convolt.kernels.cpu.jit.is_cold", lambda: True)
+    monkeypatch.setattr("convolt.kernels.cpu.cache.is_cold", lambda: True)
     picture = tmp_path / "0.png"
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(picture)
     arguments = {"summary": ["mlp"], "evaluate": [trained], "predict": [trained, picture]}[command]

@@ -1,14 +1,9 @@
-"""The way to Numba: results that do not depend on history, a cache that cannot go stale."""
+"""The way to Numba: results that do not depend on history."""
 
-import os
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 
-import convolt.kernels
 from convolt.kernels.cpu import jit
 
 
@@ -49,55 +44,3 @@ def test_parallel_kernels_may_be_called_from_several_threads():
         for thread in threads:
             thread.join()
     assert not wrong
-
-
-CODE = """
-import numpy as np
-from convolt.kernels import layout, reduction
-from convolt.kernels.cpu import jit
-from convolt.kernels.backend import use_backend
-print(jit.is_cold())
-use_backend("numba")
-reduction.sum(np.ones((4, 5), np.float32), 0)
-print(jit.is_cold(), jit.cache_dir())
-"""
-
-
-def test_compiled_code_is_cached_under_a_key_of_all_kernel_sources(tmp_path):
-    environment = os.environ | {"CONVOLT_CACHE_DIR": str(tmp_path)}
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", CODE],
-            capture_output=True,
-            text=True,
-            env=environment,
-            check=True,
-        ).stdout.split()
-        for _ in range(2)
-    ]
-    assert [run[:2] for run in runs] == [["True", "False"], ["False", "False"]]
-    assert runs[0][2] == runs[1][2]
-    assert Path(runs[0][2]).parent == tmp_path
-
-
-def test_the_key_changes_with_any_kernel_source(monkeypatch):
-    before = jit.cache_dir()
-    original = Path.read_bytes
-    changed = Path(convolt.kernels.__file__).parent / "conv2d" / "__init__.py"
-    monkeypatch.setattr(
-        Path, "read_bytes", lambda path: original(path) + (b"#" if path == changed else b"")
-    )
-    assert jit.cache_dir.__wrapped__() != before
-
-
-def test_a_cache_folder_that_cannot_be_written_is_an_error(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    environment = os.environ | {"CONVOLT_CACHE_DIR": str(tmp_path / "file")}
-    command = [sys.executable, "-c", "import convolt; convolt.tensor([1.0]).sum()"]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert result.returncode != 0
-    assert "set CONVOLT_CACHE_DIR to a folder that can be written" in result.stderr
-
-
-def test_other_users_of_numba_keep_their_cache_folder():
-    assert str(jit.cache_dir()) != jit.config.CACHE_DIR
