@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .tensor import Tensor
 
 Vjp = Callable[..., Array]
+RESULT = -1  # stands for the result in a list of inputs
 
 _grad_enabled: ContextVar[bool] = ContextVar("grad enabled", default=True)
 
@@ -120,7 +121,7 @@ class Node:
         shape: Shape,
         parents: tuple[Node | Tensor | None, ...],
         vjps: tuple[Vjp | None, ...],
-        kept: list[tuple[str, Version, int]],
+        kept: list[tuple[int, Shape, Version, int]],
         overwrites: bool,
     ) -> None:
         self.name = name
@@ -144,8 +145,9 @@ class Node:
                 f"{self.name}: backward was called a second time through a graph that has been "
                 "released; pass retain_graph=True to the first call, or run forward again"
             )
-        for what, version, count in self.kept:
+        for i, shape, version, count in self.kept:
             if version.count != count:
+                what = "the result" if i == RESULT else f"input {i} of shape {shape}"
                 raise RuntimeError(
                     f"{self.name}: {what} was changed in place after the forward pass (an "
                     "optimizer step, load_state_dict or an item assignment); its gradient would "
@@ -208,12 +210,12 @@ def differentiable(
         )
         if any(parent is not None for parent in parents):
             kept = [
-                (f"input {i} of shape {x.shape}", x._version, x._version.count)
+                (i, x.data.shape, x._version, x._version.count)
                 for i, x in enumerate(inputs)
                 if (keeps is None or i in keeps) and isinstance(x, Tensor)
             ]
             if keeps_result:
-                kept.append(("the result", result._version, result._version.count))
+                kept.append((RESULT, result.shape, result._version, result._version.count))
             result.requires_grad = True
             result._node = Node(name, result.shape, parents, vjps, kept, overwrites)
         return result
@@ -285,12 +287,17 @@ def accumulate(tensor: Tensor, grad: Array, owned: bool) -> None:
     if not isinstance(tensor.grad, _tensor.Tensor | None):
         raise TypeError(f"grad must be a Tensor or None, not {type(tensor.grad).__name__}")
     if tensor.grad is None:
-        data = tensor._grad_slot
-        if data is None or _kind(data) != _kind(tensor.data):
-            # There is no place, or one for data since rebound.
-            data = grad if owned and grad.dtype == tensor.dtype else layout.copy(grad, tensor.dtype)
-        else:
-            layout.fill(data, grad)
+        data, place = tensor.data, tensor._grad_slot
+        if (
+            place is not None
+            and type(place) is type(data)
+            and place.dtype == data.dtype
+            and place.shape == data.shape
+        ):
+            layout.fill(place, grad)
+            data = place
+        else:  # no place, or one for data since rebound
+            data = grad if owned and grad.dtype == data.dtype else layout.copy(grad, data.dtype)
         tensor.grad = _tensor.Tensor(data)
     else:
         elementwise.accumulate(tensor.grad.data, layout.cast(grad, tensor.grad.dtype))
@@ -305,10 +312,6 @@ def _is_writeable(array: Array) -> bool:
     return 0 not in array.strides and getattr(array.flags, "writeable", True)
 
 
-def _kind(array: Array) -> tuple[Any, ...]:
-    return type(array), array.dtype, tuple(array.shape)
-
-
 def _topological_order(start: Node | Tensor) -> list[Node | Tensor]:
     """Return the nodes and leaves below ``start`` that require a gradient, parents first."""
     order: list[Node | Tensor] = []
@@ -318,11 +321,13 @@ def _topological_order(start: Node | Tensor) -> list[Node | Tensor]:
         vertex, parents_done = stack.pop()
         if parents_done:
             order.append(vertex)
-        elif vertex.requires_grad and id(vertex) not in visited:
+        elif id(vertex) not in visited and vertex.requires_grad:
             visited.add(id(vertex))
-            if isinstance(vertex, Node):
-                stack.append((vertex, True))
-                stack.extend((p, False) for p in vertex.parents if p is not None)
-            else:
+            if not isinstance(vertex, Node):
                 order.append(vertex)
+                continue
+            stack.append((vertex, True))
+            for parent in vertex.parents:
+                if parent is not None:
+                    stack.append((parent, False))
     return order

@@ -79,7 +79,7 @@ def empty(like: Array, shape: Shape | None = None, dtype: Any = None) -> Array:
     return memory.empty(like.shape, dtype, _dense(like.shape, like.strides, dtype.itemsize))
 
 
-@lru_cache
+@lru_cache(maxsize=1024)
 def _dense(shape: Shape, strides: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     """Return the strides of an array in the memory order of these, without gaps or repeats."""
     dense = list(strides)

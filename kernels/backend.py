@@ -18,7 +18,6 @@ import numpy as np
 from .cpu import memory
 
 NAMES = ("cuda", "numba", "numpy", "emulator")
-_HOST = ("numba", "numpy", "emulator")
 
 _chosen: str | None = None  # by CONVOLT_BACKEND or use_backend; None: not yet asked
 _pinned: ContextVar[str | None] = ContextVar("backend of the running backward", default=None)
@@ -155,7 +154,8 @@ def is_cupy(array: Any) -> bool:
 def backend_of(array: Any) -> str:
     """Return the backend that serves ``array``: ``cuda`` for CuPy, the host backend for NumPy."""
     if isinstance(array, np.ndarray):
-        return _host_backend()
+        name = current_backend()
+        return "numba" if name == "cuda" else name
     if not is_cupy(array):
         raise TypeError(f"an array is needed, got {type(array).__name__}: {array!r:.60}")
     return "cuda"
@@ -169,11 +169,6 @@ def empty_cache() -> None:
     memory.empty_cache()
     if "cupy" in sys.modules and not why_not("cuda"):
         sys.modules["cupy"].get_default_memory_pool().free_all_blocks()
-
-
-def _host_backend() -> str:
-    name = current_backend()
-    return name if name in _HOST else "numba"
 
 
 def array_module() -> ModuleType:
@@ -206,7 +201,8 @@ def implementation(op: str, *arrays: Any) -> Any:
         TypeError: The arrays live on different backends.
     """
     if _NUMPY.issuperset(map(type, arrays)):
-        name = _host_backend()
+        name = _pinned.get() or _chosen or _choose()
+        name = "numba" if name == "cuda" else name
     else:
         names = {backend_of(array) for array in arrays if array is not None}
         if len(names) != 1:

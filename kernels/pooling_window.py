@@ -5,6 +5,7 @@ r = 0 .. R-1. The same along the other axis, with q, s and S.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -147,15 +148,29 @@ class PoolSize:
         """
         if len(x_shape) != 4:
             raise ValueError(f"{op}: x (N, H, W, C) must have 4 axes, got {tuple(x_shape)}")
+        window = pair(op, "kernel_size", kernel_size, least=1)
+        steps = window if stride is None else pair(op, "stride", stride, least=1)
+        pads = pair(op, "padding", padding, least=0)
+        distances = pair(op, "dilation", dilation, least=1)
+        return cls._of(op, tuple(x_shape), window, steps, pads, distances, bool(ceil_mode))
+
+    @classmethod
+    @lru_cache(maxsize=1024)
+    def _of(
+        cls,
+        op: str,
+        x_shape: Shape,
+        window: tuple[int, int],
+        steps: tuple[int, int],
+        pads: tuple[int, int],
+        distances: tuple[int, int],
+        ceil_mode: bool,
+    ) -> "PoolSize":
         n, h, w, c = x_shape
         if min(h, w, c) < 1:
             raise ValueError(
                 f"{op}: x (N, C, H, W) {(n, c, h, w)} is empty; only N, the batch, may be 0"
             )
-        window = pair(op, "kernel_size", kernel_size, least=1)
-        steps = window if stride is None else pair(op, "stride", stride, least=1)
-        pads = pair(op, "padding", padding, least=0)
-        distances = pair(op, "dilation", dilation, least=1)
         rows = PoolAxis.of(op, h, window[0], steps[0], pads[0], distances[0], ceil_mode)
         columns = PoolAxis.of(op, w, window[1], steps[1], pads[1], distances[1], ceil_mode)
         size = cls(n, h, w, c, *window, *steps, *pads, *distances, rows.count, columns.count)

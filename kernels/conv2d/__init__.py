@@ -16,6 +16,7 @@ Arrays are C-contiguous: x (N,H,W,C), w (K,R,S,C/G), bias (K,), y (N,P,Q,K).
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -86,14 +87,30 @@ class Conv2dSize:
                 f"conv2d: x (N, H, W, C) and weight (K, R, S, C/groups) must have 4 axes, got "
                 f"{tuple(x_shape)} and {tuple(w_shape)}"
             )
-        n, h, w, c = x_shape
-        k, r, s, group_c = w_shape
-        stride_h, stride_w = pair("conv2d", "stride", stride, least=1)
-        dilation_h, dilation_w = pair("conv2d", "dilation", dilation, least=1)
+        stride = pair("conv2d", "stride", stride, least=1)
+        dilation = pair("conv2d", "dilation", dilation, least=1)
+        if not isinstance(padding, str):
+            padding = pair("conv2d", "padding", padding, least=0)
         if isinstance(groups, bool) or not isinstance(groups, int | np.integer):
             raise TypeError(f"conv2d: groups must be an int, got {groups!r}")
         if groups < 1:
             raise ValueError(f"conv2d: groups must be >= 1, got {groups}")
+        return cls._of(tuple(x_shape), tuple(w_shape), stride, padding, dilation, int(groups))
+
+    @classmethod
+    @lru_cache(maxsize=1024)
+    def _of(
+        cls,
+        x_shape: Shape,
+        w_shape: Shape,
+        stride: tuple[int, int],
+        padding: str | tuple[int, int],
+        dilation: tuple[int, int],
+        groups: int,
+    ) -> "Conv2dSize":
+        n, h, w, c = x_shape
+        k, r, s, group_c = w_shape
+        (stride_h, stride_w), (dilation_h, dilation_w) = stride, dilation
         if min(k, r, s, group_c) < 1:
             raise ValueError(
                 f"conv2d: weight (K, R, S, C/groups) {tuple(w_shape)} has an empty axis"
@@ -122,7 +139,7 @@ class Conv2dSize:
                 )
         size = cls(
             *(n, h, w, c, k, r, s, stride_h, stride_w),
-            *(*pads[0], *pads[1], dilation_h, dilation_w, int(groups)),
+            *(*pads[0], *pads[1], dilation_h, dilation_w, groups),
         )
         check_index_range(
             "conv2d", x=n * h * w * c, weight=k * r * s * group_c, y=n * size.p * size.q * k
@@ -174,7 +191,7 @@ class Conv2dSize:
 
 
 def _pads(
-    padding: Any, extents: tuple[int, int], stride: tuple[int, int]
+    padding: str | tuple[int, int], extents: tuple[int, int], stride: tuple[int, int]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return ((top, bottom), (left, right)) in pixels."""
     if isinstance(padding, str):
@@ -189,7 +206,7 @@ def _pads(
             raise ValueError(f"conv2d: padding='same' needs stride 1, got stride {stride}")
         (top, left) = ((extent - 1) // 2 for extent in extents)
         return (top, extents[0] - 1 - top), (left, extents[1] - 1 - left)
-    vertical, horizontal = pair("conv2d", "padding", padding, least=0)
+    vertical, horizontal = padding
     return (vertical, vertical), (horizontal, horizontal)
 
 

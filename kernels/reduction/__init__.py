@@ -10,9 +10,10 @@ TypeError for bfloat16 on a backend other than cuda and emulator.
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import pairwise
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,15 +33,20 @@ def axes_of(op: str, x: Array, axes: Axes) -> tuple[int, ...]:
     """
     if axes is None:
         return tuple(range(x.ndim))
-    rank = x.ndim or 1  # a 0-d array may be reduced over its axis 0 or -1, as in PyTorch
     given = (axes,) if isinstance(axes, int | np.integer) else tuple(axes)
+    return _axes_of(op, tuple(x.shape), given)
+
+
+@lru_cache(maxsize=1024)
+def _axes_of(op: str, shape: Shape, given: tuple[int, ...]) -> tuple[int, ...]:
+    rank = len(shape) or 1  # a 0-d array may be reduced over its axis 0 or -1, as in PyTorch
     for axis in given:
         if not -rank <= axis < rank:
-            raise IndexError(f"{op}: axis {axis} is out of range for shape {tuple(x.shape)}")
+            raise IndexError(f"{op}: axis {axis} is out of range for shape {shape}")
     result = tuple(sorted(axis % rank for axis in given))
     if len(set(result)) != len(result):
         raise ValueError(f"{op}: an axis is named twice in {given}")
-    return (result if x.ndim else ()) or tuple(range(x.ndim))
+    return (result if shape else ()) or tuple(range(len(shape)))
 
 
 def sum(x: Array, axes: Axes = None, *, keepdims: bool = False) -> Array:
@@ -114,25 +120,37 @@ def _run(name: str, x: Array, axes: tuple[int, ...], dtype: Any, keepdims: bool)
             f"{name}: x has dtype bfloat16, which backend {backend_of(x)} cannot compute with, "
             "only cuda and emulator; convert it first, x.astype('float32')"
         )
-    kept = tuple(axis for axis in range(x.ndim) if axis not in axes)
-    kept_shape: Shape = tuple(x.shape[axis] for axis in kept)
-    rows = _rows(x, kept, tuple(sorted(axes, key=lambda axis: -abs(x.strides[axis]))))
+    plan = _Plan.of(x.shape, x.strides, axes)
+    rows = x.transpose(plan.order)
+    rows = (rows if plan.is_view else layout.contiguous(rows)).reshape(plan.rows)
     y = empty(x, rows.shape[:1], dtype)
     getattr(implementation(__name__, x), name)(rows, y)
-    if keepdims:
-        return y.reshape([1 if axis in axes else x.shape[axis] for axis in range(x.ndim)])
-    return y.reshape(kept_shape)
+    return y.reshape(plan.shape_with_ones if keepdims else plan.shape)
 
 
-def _rows(x: Array, kept: tuple[int, ...], axes: tuple[int, ...]) -> Array:
-    """Return x as (kept, reduced): a view where each is one axis in memory, else a copy."""
-    count, reduced = (prod(x.shape[axis] for axis in group) for group in (kept, axes))
-    x = x.transpose(kept + axes)
-    if not all(_is_one_axis(x, group) for group in (range(len(kept)), range(len(kept), x.ndim))):
-        x = layout.contiguous(x)
-    return x.reshape(count, reduced)
+class _Plan(NamedTuple):
+    """How an array becomes (kept, reduced), and its result."""
 
+    order: tuple[int, ...]
+    rows: Shape
+    is_view: bool  # each of the two is one axis in memory
+    shape: Shape
+    shape_with_ones: Shape
 
-def _is_one_axis(x: Array, axes: Iterable[int]) -> bool:
-    long = [axis for axis in axes if x.shape[axis] != 1]
-    return all(x.strides[a] == x.strides[b] * x.shape[b] for a, b in pairwise(long))
+    @staticmethod
+    @lru_cache(maxsize=1024)
+    def of(shape: Shape, strides: tuple[int, ...], axes: tuple[int, ...]) -> "_Plan":
+        kept = tuple(axis for axis in range(len(shape)) if axis not in axes)
+        axes = tuple(sorted(axes, key=lambda axis: -abs(strides[axis])))
+
+        def is_one_axis(group: tuple[int, ...]) -> bool:
+            long = [axis for axis in group if shape[axis] != 1]
+            return all(strides[a] == strides[b] * shape[b] for a, b in pairwise(long))
+
+        return _Plan(
+            kept + axes,
+            (prod(shape[axis] for axis in kept), prod(shape[axis] for axis in axes)),
+            is_one_axis(kept) and is_one_axis(axes),
+            tuple(shape[axis] for axis in kept),
+            tuple(1 if axis in axes else n for axis, n in enumerate(shape)),
+        )
