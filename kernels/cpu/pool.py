@@ -173,14 +173,18 @@ def run_in_parts(typing: Any, kernel: Any, worth_bytes: Any, team: Any, argument
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         _, worth, team_value, packed = values
-        address, threads = (builder.extract_value(team_value, i) for i in range(2))
+        address, threads, alone = (builder.extract_value(team_value, i) for i in range(3))
         size_bytes = I64(0)
         for i, kind in enumerate(arguments.types):
             if isinstance(kind, types.Array):
                 array = context.make_array(kind)(context, builder, builder.extract_value(packed, i))
                 array_bytes = builder.mul(array.nitems, array.itemsize)
                 size_bytes = builder.add(size_bytes, array_bytes)
-        worthwhile = builder.icmp_signed(">=", size_bytes, worth)
+                # Without an owner to be counted: threads that count at one place wait on each
+                # other. The caller holds the array.
+                array.meminfo = cgutils.get_null_value(array.meminfo.type)
+                packed = builder.insert_value(packed, array._getvalue(), i)
+        worthwhile = builder.icmp_signed(">=", size_bytes, builder.mul(worth, alone))
         threads = builder.select(worthwhile, threads, I64(1))
 
         place = cgutils.alloca_once_value(
@@ -287,8 +291,8 @@ def _closed_lock() -> int:
     return lock
 
 
-def team() -> tuple[int, int]:
-    """Return (address, number of threads) of the team, which is complete from now on.
+def team() -> tuple[int, int, int]:
+    """Return (address, number of threads, 1 or 0: alone_if_small) of the team, now complete.
 
     Raises:
         ValueError: CONVOLT_NUM_THREADS is no number of threads.
@@ -302,7 +306,7 @@ def team() -> tuple[int, int]:
         _team.grow(threads)
     if _current_cpu is not None and threads > 1 and (cpu := _current_cpu()) != _team.cpu:
         _team.keep_off(cpu)
-    return _team.address, threads
+    return _team.address, threads, int(alone_if_small)
 
 
 def _forget_team() -> None:
@@ -313,6 +317,7 @@ def _forget_team() -> None:
         _team = None
 
 
+alone_if_small = True  # False has even the smallest work shared: for tests
 _team: _Team | None = None
 _abandoned: list[_Team] = []
 if hasattr(os, "register_at_fork"):

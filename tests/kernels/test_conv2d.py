@@ -210,21 +210,6 @@ def test_dgrad_and_wgrad_are_adjoints_of_fprop(backend, problem, rng):
     assert abs(np.vdot(grad_w, w) - np.vdot(grad_y, y)) <= 1e-12 * scale
 
 
-def test_results_do_not_depend_on_the_chunks(rng, monkeypatch):
-    from convolt.kernels.conv2d import on_numba
-
-    size = Conv2dSize.of((3, 13, 11, 7), (5, 3, 5, 7), stride=2, padding=2)
-    x, w = rng.integers(-4, 5, size.x_shape) * 1.0, rng.integers(-4, 5, size.w_shape) * 1.0
-    grad_y = rng.integers(-4, 5, size.y_shape) * 1.0
-    with use_backend("numba"):
-        expected = run(size, x, w, None, grad_y)
-        monkeypatch.setattr(
-            on_numba, "CHUNK_BYTES", (1, 1)
-        )  # one line of windows at a time; more parts
-        for g, e in zip(run(size, x, w, None, grad_y), expected, strict=True):
-            np.testing.assert_array_equal(g, e)
-
-
 def test_counts():
     size = Conv2dSize.of((2, 32, 32, 3), (10, 5, 5, 3), padding=2)
     assert size.y_shape == (2, 32, 32, 10)

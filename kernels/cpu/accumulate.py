@@ -1,0 +1,102 @@
+"""The loops of wgrad over its jobs (``conv2d.plan_wgrad``), on all threads.
+
+A task adds one part of the pixels to the sums of one slice of the filters, chunk by chunk: what
+the jobs read of a chunk stays in the second cache. The plan fixes the order of the additions.
+"""
+
+import numpy as np
+from numba import carray, prange
+
+from .correlate import WORTH_BYTES, address
+from .jit import jit, parallel_jit
+from .vector import call_tile, float_pointer, zero_bytes
+
+
+@parallel_jit(worth_bytes=WORTH_BYTES)
+def accumulate(a, b, sums, facts, jobs, taps, tiles):
+    """sums = products of a and b over pixels, a copy of them for each part of the pixels."""
+    fact = facts[0]
+    chunks = fact.parts * fact.chunks
+    for task in prange(fact.groups * fact.parts * fact.slices):
+        rest, piece = np.int64(task) // fact.slices, np.int64(task) % fact.slices
+        group, part = rest // fact.parts, rest % fact.parts
+        y = address(sums) + part * fact.sums + group * fact.y_group
+        if fact.slices == 1:
+            zero_bytes(y, fact.y_group)
+        else:
+            first = fact.filters * piece // fact.slices
+            end = fact.filters * (piece + 1) // fact.slices
+            zero_bytes(y + first * fact.y_row, (end - first) * fact.y_row)
+        a_group = address(a) + group * fact.a_group
+        b_group = address(b) + group * fact.b_group
+        for chunk in range(part * fact.chunks, (part + 1) * fact.chunks):
+            for i in range(len(jobs)):
+                first = jobs[i].tap_count * chunk // chunks
+                end = jobs[i].tap_count * (chunk + 1) // chunks
+                if first < end:
+                    table = address(taps) + 16 * (jobs[i].taps + first)
+                    _add(a_group, b_group, y, fact, jobs[i], table, end - first, tiles, piece)
+
+
+@jit
+def _add(a, b, y, fact, job, table, tap_count, tiles, piece):
+    """Add the products of some lines of pixels to the sums of a slice, tile by tile."""
+    item, width = fact.itemsize, fact.vectors * fact.lanes
+    top, bottom = job.rows * piece // fact.slices, job.rows * (piece + 1) // fact.slices
+    count = -(-(bottom - top) // fact.most_rows)
+    for column in range(0, job.columns, width):
+        columns = min(width, job.columns - column)
+        vectors = -(-columns // fact.lanes)
+        for i in range(count):
+            row = top + (bottom - top) * i // count
+            rows = top + (bottom - top) * (i + 1) // count - row
+            half = rows if rows <= 7 else -(-rows // 2)  # tiles.half_rows
+            place = y + job.y_first + row * fact.y_row + column * item
+            call_tile(
+                tiles[rows - 1, vectors - 1],
+                a + job.a_first + row * item,
+                b + job.b_first + column * item,
+                place,
+                table,
+                tap_count,
+                job.steps,
+                0,
+                0,
+                job.a_step,
+                job.b_step,
+                fact.y_row,
+                half * fact.y_row,
+                columns,
+                place,
+                fact.y_row,
+            )
+
+
+@parallel_jit
+def add_parts(sums, grad_w, facts):
+    """grad_w = the parts of the sums added in order, filter by filter."""
+    fact = facts[0]
+    total = grad_w.reshape(-1)
+    length = np.uint64(fact.length)
+    for turn in prange(fact.groups * fact.filters):
+        k = np.int64(turn)
+        group, own = k // fact.filters, k % fact.filters
+        start = address(sums) + group * fact.y_group
+        out = total[k * fact.length : (k + 1) * fact.length]
+        if fact.by_channel:
+            row = np.uint64(fact.y_row // fact.itemsize)
+            for part in range(fact.parts):
+                values = carray(float_pointer(start + part * fact.sums, grad_w), (length * row,))
+                for i in range(length):
+                    value = values[i * row + np.uint64(own)]
+                    out[i] = value if part == 0 else out[i] + value
+        else:
+            place = start + own * fact.y_row
+            for part in range(fact.parts):
+                values = carray(float_pointer(place + part * fact.sums, grad_w), (length,))
+                if part == 0:
+                    for i in range(length):
+                        out[i] = values[i]
+                else:
+                    for i in range(length):
+                        out[i] += values[i]

@@ -1,0 +1,174 @@
+"""The loops that walk the tiles of a correlation (``conv2d.plan``), on all threads.
+
+The tasks write different outputs, or the same numbers to the same outputs, and the sum of an
+output is one chain in one order: no bit depends on who takes which.
+"""
+
+import numpy as np
+from numba import carray, prange
+
+from .jit import jit, parallel_jit
+from .vector import call_tile, call_transpose, copy_bytes, float_pointer
+
+WORTH_BYTES = 96 << 10  # of activations and filters: some 10 us of multiply-adds
+
+
+@jit
+def address(array):
+    """Return where the numbers of ``array`` begin, signed as all other offsets are."""
+    return np.int64(array.ctypes.data)
+
+
+@parallel_jit(worth_bytes=WORTH_BYTES)
+def correlate(x, start, start_step, y, packed, facts, regions, taps):
+    """y = x correlated with the packed filters.
+
+    The sums begin at ``start``, which lies ``start_step`` bytes further for each column of tiles.
+    """
+    fact = facts[0]
+    group_tasks = fact.parts * fact.k_parts
+    for turn in prange(fact.groups * group_tasks):
+        group, task = np.int64(turn) // group_tasks, np.int64(turn) % group_tasks
+        part, k_part = task // fact.k_parts, task % fact.k_parts
+        first, end = fact.tiles * part // fact.parts, fact.tiles * (part + 1) // fact.parts
+        k = fact.k_tiles * k_part // fact.k_parts
+        k_end = fact.k_tiles * (k_part + 1) // fact.k_parts
+        a = address(x) + group * fact.a_group
+        b = address(packed) + group * fact.b_group
+        to = address(y) + group * fact.y_group
+        begin = address(start)
+        if start_step:
+            begin += group * fact.y_group
+        together = k_end - k if fact.tile_outer else 1
+        for some in range(k, k_end, together):
+            _walk(
+                a, b, to, begin, start_step, fact, regions, taps, first, end, some, some + together
+            )
+
+
+@jit
+def _walk(a, b, to, start, start_step, fact, regions, taps, first, end, k, k_end):
+    """Compute tiles ``first`` to ``end``, numbered through all regions, of columns k to k_end."""
+    before = 0
+    table = address(taps)
+    for i in range(len(regions)):
+        region = regions[i]
+        tile, stop = max(first - before, 0), min(end - before, region.tiles)
+        before += region.tiles
+        if tile >= stop:
+            continue
+        in_line = region.tiles_in_line
+        line, column = tile // in_line, tile % in_line
+        lines = -(-region.middle // region.lines)
+        outer, middle = line // lines, line % lines
+        pixels = region.rows // region.lines
+        for _ in range(tile, stop):
+            # The last tile of a line, and the last pair of lines, overlap those before them.
+            pixel = min(column * pixels, region.run - pixels)
+            row = min(middle * region.lines, region.middle - region.lines)
+            a_tile = a + region.a_first + outer * region.a_outer + row * region.a_middle
+            y_tile = to + region.y_first + outer * region.y_outer + row * region.y_middle
+            a_tile += pixel * region.a_row
+            y_tile += pixel * region.y_row
+            for some in range(k, k_end):
+                last = some == fact.k_tiles - 1
+                call_tile(
+                    region.last_tile if last else region.tile,
+                    a_tile,
+                    b + region.b_first + some * region.k_bytes,
+                    y_tile + some * fact.width * fact.itemsize,
+                    table + 16 * (region.last_taps if last else region.taps),
+                    region.tap_count,
+                    region.steps,
+                    region.a_row,
+                    region.a_half,
+                    0,
+                    0,
+                    region.y_row,
+                    region.y_half,
+                    region.columns - some * fact.width,
+                    start + some * start_step,
+                    0,
+                )
+            column += 1
+            if column == in_line:
+                column, middle = 0, middle + 1
+                if middle == lines:
+                    middle, outer = 0, outer + 1
+
+
+@parallel_jit
+def pack(w, packed, facts, packs, filter_taps):
+    """Lay the filters out as the tiles read them."""
+    fact = facts[0]
+    for turn in prange(len(packs)):
+        one = packs[turn]
+        first = one.group * fact.outputs + one.first // fact.block
+        if fact.transposes:
+            length = one.tap_count * fact.channels
+            source = address(w) + first * length * fact.itemsize
+            to = address(packed) + one.to
+            _pack_transposed(w, source, length, to, one.columns, one.width, fact)
+        elif fact.block == 1:
+            _pack_rows(w, packed, one, fact, filter_taps)
+        else:
+            _pack_blocks(w, packed, one, fact, filter_taps)
+
+
+@jit
+def _pack_transposed(w, source, length, to, columns, width, fact):
+    """Rows of ``length`` numbers, one a column, become columns: lanes x lanes at a time."""
+    lanes, item = fact.lanes, fact.itemsize
+    whole = length // lanes * lanes
+    for column in range(0, columns, lanes):
+        place = to + column * item
+        begin = whole
+        if column + lanes > columns:
+            begin = 0
+        for row in range(0, begin, lanes):
+            call_transpose(
+                fact.transpose,
+                place + row * width * item,
+                width * item,
+                source + (column * length + row) * item,
+                length * item,
+            )
+        some = min(lanes, columns - column)
+        out = carray(float_pointer(place, w), (length * width,))
+        rows = carray(float_pointer(source + column * length * item, w), (some * length,))
+        for row in range(np.uint64(begin), np.uint64(length)):
+            for i in range(np.uint64(some)):
+                out[row * np.uint64(width) + i] = rows[i * np.uint64(length) + row]
+
+
+@jit
+def _pack_rows(w, packed, pack, fact, filter_taps):
+    """The columns lie side by side already: copy them, channel by channel of each tap."""
+    item = fact.itemsize
+    to = address(packed) + pack.to
+    source = address(w) + (pack.group * fact.channels * fact.w_channel + pack.first) * item
+    for i in range(pack.tap_count):
+        tap = source + filter_taps[pack.taps + i] * fact.w_tap * item
+        for channel in range(fact.channels):
+            copy_bytes(to, tap + channel * fact.w_channel * item, pack.columns * item)
+            to += pack.width * item
+
+
+@jit
+def _pack_blocks(w, packed, pack, fact, filter_taps):
+    """Column i * outputs + k is filter k as output i of a block meets it; there is one group."""
+    values = w.reshape(-1)
+    out = carray(
+        float_pointer(address(packed) + pack.to, w),
+        (pack.tap_count, fact.channels, pack.width),
+    )
+    for j in range(pack.tap_count):
+        for i in range(fact.block):
+            tap = filter_taps[pack.taps + j * fact.block + i]
+            for k in range(fact.outputs):
+                place = k * fact.w_output + tap * fact.w_tap
+                for channel in range(fact.channels):
+                    value = values[0] * 0
+                    if tap >= 0:
+                        value = values[place + channel * fact.w_channel]
+                    out[j, channel, i * fact.outputs + k] = value

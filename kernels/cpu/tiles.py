@@ -1,0 +1,443 @@
+"""Register-blocked tiles, the innermost loops of convolution and matrix products, as LLVM IR.
+
+A tile of M rows and V vectors of L lanes computes
+
+    y[m, :] = start[m, :] + sum over taps t, over j < steps of a[t, j, m] * b[t, j, :]
+
+with one broadcast number a and V vectors b a step; the M * V sums stay in vector registers. All
+strides are in bytes, every address is the caller's to keep alive, and nothing but the first
+``columns`` numbers of a row of y is written. Each sum runs over t and j in order, in one chain
+of fused multiply-adds, so that its bits depend neither on the tile nor on who computes it.
+
+Two kinds of tile differ in what is known when they are compiled:
+
+- ``Rows``: a moves by one number a step, its rows by any stride; b is packed, V * L numbers a
+  step. For fprop and dgrad: rows are pixels, b the filters.
+- ``Columns``: the rows of a are neighbours; a and b move by any stride. For wgrad: steps are
+  pixels.
+
+No tile may spill a register (tests/kernels/cpu/test_tiles.py reads the assembly).
+"""
+
+import platform
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from llvmlite import ir
+
+from .machine import cpu_features, vector_bytes, vector_registers
+
+I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+POINTER = I8.as_pointer()
+VOID = ir.VoidType()
+ELEMENTS = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
+
+PARAMETERS = (
+    *("a", "b", "y", "taps", "tap_count", "steps"),
+    *("a_row", "a_half", "a_step", "b_step", "y_row", "y_half"),
+    *("columns", "start", "start_row"),
+)
+"""Of every tile, all int64.
+
+taps: address of tap_count pairs (bytes from a, bytes from b). a_half, y_half: from the first row
+to the first of the second half of the rows, which need not follow the first half. start,
+start_row: where the sums begin; a stride of 0 repeats one row (the bias).
+"""
+
+PREFETCH_STEPS = 8  # of packed b: it comes from L2
+ROWS_THAT_HIDE_PREFETCHES = 8  # with fewer, loads and not multiply-adds bound a step
+LINE = 64  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The largest tile whose sums, vectors of b and number of a fit into registers."""
+
+    rows: int
+    vectors: int
+    lanes: int
+    fused: bool
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.vectors * self.lanes
+
+
+@cache
+def tile_shape(dtype: str) -> Shape:
+    """Return the shape of the tiles for the CPU at hand."""
+    lanes = vector_bytes() // (4 if dtype == "float32" else 8)
+    if vector_registers() == 16:
+        rows, vectors = 6, 2
+    else:
+        rows, vectors = (14, 2) if vector_bytes() == 64 else (6, 4)
+    fused = "fma" in cpu_features() or platform.machine().lower() in ("aarch64", "arm64")
+    return Shape(rows, vectors, lanes, fused)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One variant: ``kind`` "rows" or "columns", its rows, vectors and element type."""
+
+    kind: str
+    rows: int
+    vectors: int
+    lanes: int
+    dtype: str = "float32"
+    fused: bool = True  # multiply and add in one instruction, which some old CPUs lack
+
+    @property
+    def name(self) -> str:
+        """Of the compiled function."""
+        kind = f"{self.kind}{'' if self.fused else '_unfused'}"
+        return f"{kind}_{self.rows}x{self.vectors}x{self.lanes}_{self.dtype}"
+
+
+def half_rows(rows: int) -> int:
+    """Return how many rows are in the first half: all, up to 7."""
+    return rows if rows <= 7 else -(-rows // 2)
+
+
+def module(tile: Tile) -> ir.Module:
+    """Return the LLVM module with the one function of this tile."""
+    result = ir.Module(tile.name)
+    function = ir.Function(result, ir.FunctionType(VOID, [I64] * len(PARAMETERS)), tile.name)
+    for argument, name in zip(function.args, PARAMETERS, strict=True):
+        argument.name = name
+    _Emitter(tile, function).emit()
+    return result
+
+
+def _const(value: int) -> ir.Constant:
+    return ir.Constant(I64, value)
+
+
+class _Emitter:
+    """Writes the body of one tile."""
+
+    def __init__(self, tile: Tile, function: ir.Function) -> None:
+        self.tile, self.function = tile, function
+        self.element = ELEMENTS[tile.dtype]
+        self.vector = ir.VectorType(self.element, tile.lanes)
+        self.itemsize = 4 if tile.dtype == "float32" else 8
+        self.vector_bytes = tile.lanes * self.itemsize
+        self.builder = ir.IRBuilder(function.append_basic_block("entry"))
+        self.argument = dict(zip(PARAMETERS, function.args, strict=True))
+        suffix = f"v{tile.lanes}f{8 * self.itemsize}"
+        self.fma = self._intrinsic(f"llvm.fma.{suffix}", self.vector, [self.vector] * 3)
+        mask = ir.VectorType(ir.IntType(1), tile.lanes)
+        pointer = self.vector.as_pointer()
+        self.masked_load = self._intrinsic(
+            f"llvm.masked.load.{suffix}.p0", self.vector, [pointer, I32, mask, self.vector]
+        )
+        self.masked_store = self._intrinsic(
+            f"llvm.masked.store.{suffix}.p0", VOID, [self.vector, pointer, I32, mask]
+        )
+        self.prefetch = self._intrinsic("llvm.prefetch.p0", VOID, [POINTER, I32, I32, I32])
+
+    def _intrinsic(self, name: str, result: Any, arguments: list[Any]) -> ir.Function:
+        return ir.Function(self.function.module, ir.FunctionType(result, arguments), name)
+
+    # Addresses
+
+    def _pointer(self, name: str) -> ir.Value:
+        return self.builder.inttoptr(self.argument[name], POINTER)
+
+    def _at(self, pointer: ir.Value, offset: ir.Value | int) -> ir.Value:
+        """Return the address ``offset`` bytes after ``pointer``."""
+        return self.builder.gep(pointer, [_const(offset) if isinstance(offset, int) else offset])
+
+    def _opaque(self, value: ir.Value) -> ir.Value:
+        """Return ``value``, hiding how it was made.
+
+        LLVM would keep the address of every row in a register, of which there are not enough, or
+        derive them from each other, one addition after the other.
+        """
+        kind = ir.FunctionType(value.type, [value.type])
+        return self.builder.asm(kind, "", "=r,0", (value,), False)
+
+    def _row_offsets(self) -> list[ir.Value | int]:
+        """Return bytes from the first row of a half to each of its rows.
+
+        One, three and five strides in registers: x86 addresses scale them by 2 and 4.
+        """
+        if self.tile.kind == "columns":
+            return [m * self.itemsize for m in range(self.tile.rows)]
+        stride = self.argument["a_row"]
+        times = {
+            odd: self._opaque(self.builder.mul(stride, _const(odd)))
+            for odd, used_from in ((1, 2), (3, 4), (5, 6))
+            if half_rows(self.tile.rows) >= used_from
+        }
+        offsets: list[ir.Value | int] = [0]
+        for m in range(1, half_rows(self.tile.rows)):
+            shift = (m & -m).bit_length() - 1
+            odd = times[m >> shift]
+            offsets.append(self.builder.shl(odd, _const(shift)) if shift else odd)
+        return offsets
+
+    # Vectors
+
+    def _load(self, pointer: ir.Value) -> ir.Value:
+        typed = self.builder.bitcast(pointer, self.vector.as_pointer())
+        return self.builder.load(typed, align=self.itemsize)
+
+    def _broadcast(self, pointer: ir.Value) -> ir.Value:
+        number = self.builder.load(self.builder.bitcast(pointer, self.element.as_pointer()))
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, number, ir.Constant(I32, 0))
+        return self.builder.shuffle_vector(
+            first, undefined, ir.Constant(ir.VectorType(I32, self.tile.lanes), None)
+        )
+
+    def _prefetch(self, pointer: ir.Value, write: bool) -> None:
+        locality, data = ir.Constant(I32, 3), ir.Constant(I32, 1)
+        self.builder.call(self.prefetch, [pointer, ir.Constant(I32, int(write)), locality, data])
+
+    # The body
+
+    def emit(self) -> None:
+        builder, blocks = self.builder, {}
+        for name in ("tap", "step", "next_tap", "store"):
+            blocks[name] = self.function.append_basic_block(name)
+        count = self.tile.rows * self.tile.vectors
+        y_rows = self._y_rows()
+        for row in y_rows:  # usually in no cache: asked for before the sums, not after them
+            for offset in range(0, self.tile.vectors * self.vector_bytes, LINE):
+                self._prefetch(self._at(row, offset), write=True)
+        sums = self._start()
+        a, b, taps = (self._pointer(name) for name in ("a", "b", "taps"))
+        halves = [a]
+        if self.tile.kind == "rows" and half_rows(self.tile.rows) < self.tile.rows:
+            halves.append(self._at(a, self.argument["a_half"]))
+        offsets = self._row_offsets()
+        entry = builder.block
+        no_taps = builder.icmp_unsigned("==", self.argument["tap_count"], _const(0))
+        builder.cbranch(no_taps, blocks["store"], blocks["tap"])
+
+        builder.position_at_end(blocks["tap"])
+        tap, tap_sums = builder.phi(POINTER), [builder.phi(self.vector) for _ in range(count)]
+        left = builder.phi(I64)
+        places = [
+            builder.load(builder.bitcast(self._at(tap, 8 * i), I64.as_pointer())) for i in (0, 1)
+        ]
+        moved = [self._at(half, places[0]) for half in halves]
+        b_tap = self._at(b, places[1])
+        builder.branch(blocks["step"])
+
+        builder.position_at_end(blocks["step"])
+        steps = builder.phi(I64)
+        a_phis = [builder.phi(POINTER) for _ in halves]
+        b_phi, now = builder.phi(POINTER), [builder.phi(self.vector) for _ in range(count)]
+        a_now, b_now = [self._opaque(phi) for phi in a_phis], self._opaque(b_phi)
+        after = self._step(a_now, b_now, now, offsets)
+        steps_left = builder.sub(steps, _const(1))
+        a_step = self.itemsize if self.tile.kind == "rows" else self.argument["a_step"]
+        b_step = (
+            self.tile.vectors * self.vector_bytes
+            if self.tile.kind == "rows"
+            else self.argument["b_step"]
+        )
+        a_next, b_next = [self._at(pointer, a_step) for pointer in a_now], self._at(b_now, b_step)
+        step_end = builder.block
+        done = builder.icmp_unsigned("==", steps_left, _const(0))
+        builder.cbranch(done, blocks["next_tap"], blocks["step"])
+        _join(steps, (self.argument["steps"], blocks["tap"]), (steps_left, step_end))
+        _join(b_phi, (b_tap, blocks["tap"]), (b_next, step_end))
+        for phi, first, later in zip(a_phis, moved, a_next, strict=True):
+            _join(phi, (first, blocks["tap"]), (later, step_end))
+        for phi, first, later in zip(now, tap_sums, after, strict=True):
+            _join(phi, (first, blocks["tap"]), (later, step_end))
+
+        builder.position_at_end(blocks["next_tap"])
+        next_tap, fewer = self._at(tap, 16), builder.sub(left, _const(1))
+        last = builder.icmp_unsigned("==", fewer, _const(0))
+        builder.cbranch(last, blocks["store"], blocks["tap"])
+        _join(tap, (taps, entry), (next_tap, blocks["next_tap"]))
+        _join(left, (self.argument["tap_count"], entry), (fewer, blocks["next_tap"]))
+        for phi, first, later in zip(tap_sums, sums, after, strict=True):
+            _join(phi, (first, entry), (later, blocks["next_tap"]))
+
+        builder.position_at_end(blocks["store"])
+        results = [builder.phi(self.vector) for _ in range(count)]
+        for phi, first, later in zip(results, sums, after, strict=True):
+            _join(phi, (first, entry), (later, blocks["next_tap"]))
+        self._store(y_rows, results)
+
+    def _y_rows(self) -> list[ir.Value]:
+        half = half_rows(self.tile.rows)
+        first = self._pointer("y")
+        second = self._at(first, self.argument["y_half"])
+        return [
+            self._at(
+                first if m < half else second,
+                self.builder.mul(self.argument["y_row"], _const(m % half if m >= half else m)),
+            )
+            for m in range(self.tile.rows)
+        ]
+
+    def _start(self) -> list[ir.Value]:
+        """Load where the sums begin. The half of the rows matters when it is y itself."""
+        builder, half = self.builder, half_rows(self.tile.rows)
+        first, stride = self._pointer("start"), self.argument["start_row"]
+        repeats = builder.icmp_unsigned("==", stride, _const(0))
+        second = self._at(first, builder.select(repeats, _const(0), self.argument["y_half"]))
+        rows = [
+            self._at(
+                first if m < half else second,
+                builder.mul(stride, _const(m if m < half else m - half)),
+            )
+            for m in range(self.tile.rows)
+        ]
+        whole, part, join = (
+            self.function.append_basic_block(name) for name in ("start", "start_part", "started")
+        )
+        builder.cbranch(self._is_whole(), whole, part)
+        sums = []
+        for block, masks in ((whole, None), (part, self._masks)):
+            builder.position_at_end(block)
+            sums.append(self._load_rows(rows, masks() if masks else None))
+            builder.branch(join)
+        builder.position_at_end(join)
+        phis = [builder.phi(self.vector) for _ in sums[0]]
+        for phi, of_whole, of_part in zip(phis, *sums, strict=True):
+            _join(phi, (of_whole, whole), (of_part, part))
+        return phis
+
+    def _is_whole(self) -> ir.Value:
+        width = self.tile.vectors * self.tile.lanes
+        return self.builder.icmp_unsigned(">=", self.argument["columns"], _const(width))
+
+    def _masks(self) -> list[ir.Value]:
+        """Return, for each vector, which of its lanes are columns of y."""
+        lanes, builder = self.tile.lanes, self.builder
+        numbers = ir.VectorType(I64, lanes)
+        undefined = ir.Constant(numbers, ir.Undefined)
+        first = builder.insert_element(undefined, self.argument["columns"], ir.Constant(I32, 0))
+        columns = builder.shuffle_vector(
+            first, undefined, ir.Constant(ir.VectorType(I32, lanes), None)
+        )
+        return [
+            builder.icmp_unsigned(
+                "<", ir.Constant(numbers, list(range(v * lanes, (v + 1) * lanes))), columns
+            )
+            for v in range(self.tile.vectors)
+        ]
+
+    def _load_rows(self, rows: list[ir.Value], masks: list[ir.Value] | None) -> list[ir.Value]:
+        zero, align = ir.Constant(self.vector, None), ir.Constant(I32, self.itemsize)
+        loaded = []
+        for row in rows:
+            for v in range(self.tile.vectors):
+                pointer = self._at(row, v * self.vector_bytes)
+                if masks is None:
+                    loaded.append(self._load(pointer))
+                else:
+                    typed = self.builder.bitcast(pointer, self.vector.as_pointer())
+                    loaded.append(
+                        self.builder.call(self.masked_load, [typed, align, masks[v], zero])
+                    )
+        return loaded
+
+    def _step(
+        self, a: list[ir.Value], b: ir.Value, sums: list[ir.Value], offsets: list[ir.Value | int]
+    ) -> list[ir.Value]:
+        """Multiply one number of each row with the vectors of b."""
+        builder = self.builder
+        # A barrier to the scheduler: loads of later steps, moved up, would spill the sums.
+        builder.asm(ir.FunctionType(VOID, []), "", "~{memory}", (), True)
+        if self.tile.kind == "rows":
+            for v in range(0, self.tile.vectors * self.vector_bytes, LINE):
+                ahead = PREFETCH_STEPS * self.tile.vectors * self.vector_bytes + v
+                self._prefetch(self._at(b, ahead), write=False)
+        elif self.tile.rows >= ROWS_THAT_HIDE_PREFETCHES:
+            ahead = builder.shl(self.argument["b_step"], _const(3))
+            for v in range(0, self.tile.vectors * self.vector_bytes, LINE):
+                self._prefetch(self._at(self._at(b, ahead), v), write=False)
+            ahead = builder.shl(self.argument["a_step"], _const(3))
+            self._prefetch(self._at(a[0], ahead), write=False)
+        vectors = [self._load(self._at(b, v * self.vector_bytes)) for v in range(self.tile.vectors)]
+        half = len(offsets)
+        after = []
+        for m in range(self.tile.rows):
+            number = self._broadcast(self._at(a[m // half], offsets[m % half]))
+            for v, vector in enumerate(vectors):
+                after.append(self._multiply_add(number, vector, sums[m * len(vectors) + v]))
+        return after
+
+    def _multiply_add(self, a: ir.Value, b: ir.Value, total: ir.Value) -> ir.Value:
+        if self.tile.fused:
+            return self.builder.call(self.fma, [a, b, total])
+        return self.builder.fadd(total, self.builder.fmul(a, b))
+
+    def _store(self, rows: list[ir.Value], results: list[ir.Value]) -> None:
+        builder, align = self.builder, ir.Constant(I32, self.itemsize)
+        whole, part, end = (
+            self.function.append_basic_block(name) for name in ("whole", "part", "end")
+        )
+        builder.cbranch(self._is_whole(), whole, part)
+        for block in (whole, part):
+            builder.position_at_end(block)
+            masks = self._masks() if block is part else None
+            for i, result in enumerate(results):
+                m, v = divmod(i, self.tile.vectors)
+                pointer = builder.bitcast(
+                    self._at(rows[m], v * self.vector_bytes), self.vector.as_pointer()
+                )
+                if masks is None:
+                    builder.store(result, pointer, align=self.itemsize)
+                else:
+                    builder.call(self.masked_store, [result, pointer, align, masks[v]])
+            builder.branch(end)
+        builder.position_at_end(end)
+        builder.ret_void()
+
+
+def _join(phi: Any, *edges: tuple[ir.Value, Any]) -> None:
+    for value, block in edges:
+        phi.add_incoming(value, block)
+
+
+@dataclass(frozen=True, slots=True)
+class Transpose:
+    """A function (to, to stride, from, from stride) that transposes lanes x lanes numbers."""
+
+    lanes: int
+    dtype: str = "float32"
+
+    @property
+    def name(self) -> str:
+        """Of the compiled function."""
+        return f"transpose_{self.lanes}_{self.dtype}"
+
+
+def transpose_module(block: Transpose) -> ir.Module:
+    """Return the LLVM module: in log2(lanes) rounds, pairs of rows exchange halves."""
+    result = ir.Module(block.name)
+    function = ir.Function(result, ir.FunctionType(VOID, [I64] * 4), block.name)
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    to, to_stride, source, source_stride = function.args
+    lanes, itemsize = block.lanes, 4 if block.dtype == "float32" else 8
+    vector = ir.VectorType(ELEMENTS[block.dtype], lanes)
+
+    def row(start: ir.Value, stride: ir.Value, index: int) -> ir.Value:
+        place = builder.add(start, builder.mul(stride, _const(index)))
+        return builder.inttoptr(place, vector.as_pointer())
+
+    rows = [builder.load(row(source, source_stride, r), align=itemsize) for r in range(lanes)]
+    half = 1
+    while half < lanes:
+        keep = [j if not j & half else lanes + (j ^ half) for j in range(lanes)]
+        swap = [j | half if not j & half else lanes + j for j in range(lanes)]
+        numbers = ir.VectorType(I32, lanes)
+        for r in (r for r in range(lanes) if not r & half):
+            pair = rows[r], rows[r | half]
+            rows[r] = builder.shuffle_vector(*pair, ir.Constant(numbers, keep))
+            rows[r | half] = builder.shuffle_vector(*pair, ir.Constant(numbers, swap))
+        half *= 2
+    for r, value in enumerate(rows):
+        builder.store(value, row(to, to_stride, r), align=itemsize)
+    builder.ret_void()
+    return result

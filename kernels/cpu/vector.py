@@ -1,0 +1,80 @@
+"""What Numba has no words for: raw addresses, tiles called by address.
+
+Buffers are plain addresses here; the Python function that calls the jitted code keeps the arrays
+alive.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from .tiles import I8, I64, PARAMETERS, POINTER, VOID
+
+_BIT = ir.IntType(1)
+
+
+@intrinsic
+def call_tile(typing: Any, code: Any, *arguments: Any) -> Any:
+    """Call the tile whose machine code is at ``code`` with its ``tiles.PARAMETERS``."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = ir.FunctionType(VOID, [I64] * len(PARAMETERS))
+        rest = cgutils.unpack_tuple(builder, values[1])
+        builder.call(builder.inttoptr(values[0], kind.as_pointer()), rest)
+        return context.get_dummy_value()
+
+    packed = types.StarArgTuple.from_types(arguments)
+    return types.void(types.intp, packed), emit
+
+
+@intrinsic
+def call_transpose(
+    typing: Any, code: Any, to: Any, to_stride: Any, source: Any, source_stride: Any
+) -> Any:
+    """Call the block transposition whose machine code is at ``code``, see ``tiles.transpose``."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = ir.FunctionType(VOID, [I64] * 4)
+        builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 5), emit
+
+
+@intrinsic
+def copy_bytes(typing: Any, to: Any, source: Any, count: Any) -> Any:
+    """Copy ``count`` bytes from one address to another (memcpy)."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = ir.FunctionType(VOID, [POINTER, POINTER, I64, _BIT])
+        copy = cgutils.get_or_insert_function(builder.module, kind, "llvm.memcpy.p0.p0.i64")
+        pointers = [builder.inttoptr(value, POINTER) for value in values[:2]]
+        builder.call(copy, [*pointers, values[2], _BIT(0)])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp), emit
+
+
+@intrinsic
+def zero_bytes(typing: Any, to: Any, count: Any) -> Any:
+    """Set ``count`` bytes from an address on to zero."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = ir.FunctionType(VOID, [POINTER, I8, I64, _BIT])
+        fill = cgutils.get_or_insert_function(builder.module, kind, "llvm.memset.p0.i64")
+        builder.call(fill, [builder.inttoptr(values[0], POINTER), I8(0), values[1], _BIT(0)])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), emit
+
+
+@intrinsic
+def float_pointer(typing: Any, address: Any, like: Any) -> Any:
+    """Return ``address`` as a pointer to numbers of the dtype of the array ``like``."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(like.dtype)(types.intp, like), emit

@@ -1,0 +1,103 @@
+"""Convolution and matrix products over register tiles: phases, and bits for any thread count."""
+
+import numpy as np
+import pytest
+
+from convolt.kernels import conv2d, linear
+from convolt.kernels.backend import use_backend
+from convolt.kernels.conv2d.phases import NONE, blocks, dgrad_phases, fprop_phases
+from convolt.kernels.cpu import thread_count
+
+
+def reads(phases, length, outputs):
+    """Return the sorted (input, tap) pairs of every output of an axis."""
+    found = {}
+    for phase in phases:
+        for run in phase.runs(length):
+            for u in range(run.first, run.first + run.count):
+                for i in range(run.outputs):
+                    output = phase.first + u * phase.step + i
+                    assert output not in found
+                    found[output] = sorted(
+                        (u * phase.in_step + phase.offsets[j], phase.taps[i][j])
+                        for j in range(run.lo, run.hi)
+                        if phase.taps[i][j] != NONE
+                    )
+    assert set(found) == set(range(outputs))
+    return found
+
+
+def test_phases_read_what_the_equation_reads(rng):
+    for _ in range(300):
+        length, taps, stride, pad, dilation, size = (
+            int(rng.integers(*limits))
+            for limits in ((1, 20), (1, 6), (1, 5), (0, 5), (1, 4), (1, 7))
+        )
+        outputs = (length + 2 * pad - (taps - 1) * dilation - 1) // stride + 1
+        if outputs < 1:
+            continue
+        pairs = [
+            (p, p * stride - pad + r * dilation, r)
+            for p in range(outputs)
+            for r in range(taps)
+            if 0 <= p * stride - pad + r * dilation < length
+        ]
+        forward = {p: sorted((i, r) for q, i, r in pairs if q == p) for p in range(outputs)}
+        backward = {i: sorted((p, r) for p, j, r in pairs if j == i) for i in range(length)}
+        phases = fprop_phases(outputs, taps, stride, pad, dilation)
+        assert reads(phases, length, outputs) == forward
+        assert reads((blocks(phases, outputs, size),), length, outputs) == forward
+        phases = dgrad_phases(length, taps, stride, pad, dilation)
+        assert reads(phases, outputs, length) == backward
+        assert reads((blocks(phases, length, size * stride),), outputs, length) == backward
+
+
+def results(dtype):
+    """Return the bytes of convolutions that take every path, and of matrix products."""
+    rng = np.random.default_rng(3)
+    found = []
+    for x_shape, w_shape, window in (
+        ((16, 28, 28, 20), (50, 5, 5, 20), {"padding": 2}),
+        ((3, 31, 29, 3), (33, 7, 7, 3), {"padding": 3, "stride": 2}),  # few channels
+        ((2, 15, 17, 96), (80, 3, 3, 96), {"padding": 2, "dilation": 2}),
+        ((2, 14, 14, 64), (1024, 1, 1, 64), {}),  # filters beyond the second cache
+        ((5, 13, 13, 24), (36, 3, 3, 2), {"groups": 12}),
+        ((4, 19, 19, 32), (32, 3, 3, 1), {"groups": 32, "stride": 2, "padding": 1}),
+    ):
+        size = conv2d.Conv2dSize.of(x_shape, w_shape, **window)
+        x, w, grad_y, bias = (
+            rng.standard_normal(shape).astype(dtype)
+            for shape in (x_shape, w_shape, size.y_shape, size.k)
+        )
+        found += [
+            conv2d.fprop(x, w, bias, size),
+            conv2d.dgrad(grad_y, w, size),
+            conv2d.wgrad(grad_y, x, size),
+        ]
+    a, b = rng.standard_normal((2, 300, 3001)).astype(dtype)
+    found += [linear.fprop(a, b, None), linear.dgrad(a[:, :300].copy(), b), linear.wgrad(a, b)]
+    return [array.tobytes() for array in found]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_no_bit_depends_on_the_number_of_threads(dtype):
+    before = thread_count.get_num_threads()
+    try:
+        with use_backend("numba"):
+            thread_count.set_num_threads(1)
+            expected = results(dtype)
+            for threads in (2, 3, 7):
+                thread_count.set_num_threads(threads)
+                for _ in range(3):
+                    assert results(dtype) == expected
+    finally:
+        thread_count.set_num_threads(before)
+
+
+def test_infinities_and_nans_are_results_not_warnings(backend):
+    size = conv2d.Conv2dSize.of((1, 3, 3, 1), (1, 3, 3, 1))
+    x, w = np.full(size.x_shape, np.inf), np.zeros(size.w_shape)
+    assert np.isnan(conv2d.fprop(x, w, None, size)).all()
+    assert np.isnan(linear.fprop(np.full((2, 3), np.inf), np.zeros((4, 3)), None)).all()
+    huge = np.full((2, 3), 1e30, np.float32)
+    assert np.isinf(linear.fprop(huge, huge, None)).all()
