@@ -4,8 +4,8 @@ What the tests share takes ``step``, a contract's, and its arguments, ``start``:
 buffers of state, segments, hyper.
 """
 
-import numba
 import numpy as np
+from threads import results_by_threads
 
 from convolt.kernels.backend import use_backend
 from convolt.kernels.segments import ACTIVE, ALIGNMENT_BYTES, STEP
@@ -63,10 +63,8 @@ def assert_only_active_segments_change(step, start):
 
 
 def assert_any_number_of_threads_gives_the_same_bytes(step, start):
-    threads = numba.get_num_threads()
-    results = []
     with use_backend("numba"):
-        for count in (1, threads):
-            numba.set_num_threads(count)
-            results.append([array.tobytes() for array in after_steps(step, start)])
-    assert results[0] == results[1]
+        first, *others = results_by_threads(
+            lambda: [array.tobytes() for array in after_steps(step, start)]
+        )
+    assert all(other == first for other in others)

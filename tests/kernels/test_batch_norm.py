@@ -4,9 +4,9 @@ import itertools
 import math
 
 import ml_dtypes
-import numba
 import numpy as np
 import pytest
+from threads import results_by_threads
 from tolerance import UNIT, assert_within
 
 from convolt.kernels import batch_norm
@@ -238,21 +238,14 @@ def test_blocks_cover_the_rows_and_channels_once():
         assert (cut.combine_grid - 1) * 8 < c <= cut.combine_grid * 8
 
 
-@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one core")
 @pytest.mark.parametrize("shape", [(2003, 17), (40009, 1), (67, 521)])
 def test_results_do_not_depend_on_the_number_of_threads(rng, shape):
     arrays = draw(rng, shape, np.float32)
-    results = []
     with use_backend("numba"):
-        for threads in (1, 2):
-            before = numba.get_num_threads()
-            numba.set_num_threads(threads)
-            try:
-                results.append(run(*arrays))
-            finally:
-                numba.set_num_threads(before)
-    for name, a in results[0].items():
-        assert a.tobytes() == results[1][name].tobytes(), name
+        first, *others = results_by_threads(lambda: run(*arrays))
+    for other in others:
+        for name, a in first.items():
+            assert a.tobytes() == other[name].tobytes(), name
 
 
 @pytest.mark.parametrize("with_weight", [True, False])

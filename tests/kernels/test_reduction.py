@@ -4,11 +4,11 @@ import itertools
 import math
 
 import ml_dtypes
-import numba
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threads import results_by_threads
 from tolerance import assert_within
 
 from convolt.kernels import reduction
@@ -148,11 +148,9 @@ def test_rows_are_shared_out_as_memory_lies():
 def test_sums_do_not_depend_on_the_number_of_threads(rng):
     x = rng.standard_normal((20_000, 7)).astype(np.float32)
     with use_backend("numba"):
-        results = []
-        for threads in range(1, numba.config.NUMBA_NUM_THREADS + 1):
-            numba.set_num_threads(threads)
-            results.append([reduction.sum(x, axes).tobytes() for axes in ((0,), (1,), (0, 1))])
-        numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+        results = results_by_threads(
+            lambda: [reduction.sum(x, axes).tobytes() for axes in ((0,), (1,), (0, 1))]
+        )
     assert all(result == results[0] for result in results)
 
 

@@ -4,10 +4,10 @@ import itertools
 import math
 
 import ml_dtypes
-import numba
 import numpy as np
 import pytest
 from launches import record_launches
+from threads import results_by_threads
 from tolerance import assert_within
 
 from convolt.kernels import softmax_cross_entropy as cross_entropy
@@ -288,20 +288,14 @@ def test_any_strides_give_the_same_bytes(backend, rng):
             assert got[1].flags.c_contiguous
 
 
-@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one core")
 @pytest.mark.parametrize("kind", ["classes", "probabilities"])
 def test_results_do_not_depend_on_the_number_of_threads(rng, kind):
     arrays = draw(rng, (1001, 13), kind, True, np.float32)
-    results = []
     with use_backend("numba"):
-        for threads in (1, 2):
-            before = numba.get_num_threads()
-            numba.set_num_threads(threads)
-            try:
-                results.append([a.tobytes() for a in run(*arrays, 0.1, "mean")])
-            finally:
-                numba.set_num_threads(before)
-    assert results[0] == results[1]
+        first, *others = results_by_threads(
+            lambda: [a.tobytes() for a in run(*arrays, 0.1, "mean")]
+        )
+    assert all(other == first for other in others)
 
 
 def good():

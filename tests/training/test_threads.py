@@ -1,7 +1,7 @@
 """A training run has the same bytes for any number of threads."""
 
-import numba
 import numpy as np
+from threads import results_by_threads
 
 import convolt
 from convolt import functional as F
@@ -9,8 +9,7 @@ from convolt import models, optim
 from convolt.kernels.backend import use_backend
 
 
-def weights_after(steps, threads):
-    numba.set_num_threads(threads)
+def weights_after(steps):
     convolt.manual_seed(0)
     model = models.lenet5()
     optimizer = optim.SGD(model.parameters(), 0.05, 0.9, weight_decay=1e-3)
@@ -25,11 +24,7 @@ def weights_after(steps, threads):
 
 
 def test_weights_do_not_depend_on_the_number_of_threads():
-    most = numba.config.NUMBA_NUM_THREADS
-    try:
-        with use_backend("numba"):
-            runs = [weights_after(4, threads) for threads in range(1, most + 1)]
-    finally:
-        numba.set_num_threads(most)
+    with use_backend("numba"):
+        runs = results_by_threads(lambda: weights_after(4))
     assert all(run == runs[0] for run in runs)
     assert len(set(runs[0])) == len(runs[0])

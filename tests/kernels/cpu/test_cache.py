@@ -1,10 +1,12 @@
 """Compiled code on disk: found again, never stale, whole whatever happened to it."""
 
 import os
+import pickle
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -135,16 +137,38 @@ def test_damaged_files_are_compiled_again(tmp_path):
     environment = {"CONVOLT_CACHE_DIR": str(tmp_path)}
     assert run(SUM, **environment).stdout.startswith("64.0 ")
     files = sorted(tmp_path.rglob("*.nbc"))
-    assert len(files) >= 4
     contents = [file.read_bytes() for file in files]
-    for i, file in enumerate(files):
-        cut, another = contents[i][: len(contents[i]) // 2], contents[i - 1]
-        file.write_bytes((cut, b"", b"\x80" * 100, another)[i % 4])
+    files[0].write_bytes(contents[0][: len(contents[0]) // 2])
+    files[1].write_bytes(contents[0])
     again = run(SUM, **environment)
     assert again.returncode == 0, again.stderr
     value, compiled = again.stdout.split()
     assert (value, int(compiled) > 0) == ("64.0", True)
     assert run(SUM, **environment).stdout == "64.0 0\n"
+
+
+def test_a_file_that_is_not_what_was_saved_counts_as_none(tmp_path):
+    files = cache._WholeFiles(SimpleNamespace(_index_path=str(tmp_path / "kernel.nbi")))
+    key, other, code = ("float32", 1), ("float64", 1), b"code" * 100
+    assert files.load(key) is None
+    files.save(key, code)
+    assert (files.load(key), files.load(other)) == (code, None)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    for damaged in (b"", whole[:1], whole[:-1], b"\x80" * 100, pickle.dumps(3)):
+        file.write_bytes(damaged)
+        assert files.load(key) is None
+    files.save(key, code)
+    assert files.load(key) == code
+    files.save(other, b"more")
+    file.replace(files._path(other))
+    assert files.load(other) is None
+
+
+def test_code_that_cannot_be_saved_is_used_all_the_same(tmp_path, caplog):
+    files = cache._WholeFiles(SimpleNamespace(_index_path=str(tmp_path / "gone" / "kernel.nbi")))
+    files.save(("float32", 1), b"code")
+    assert "compiled kernels are not kept" in caplog.text
 
 
 def test_processes_that_compile_at_once_leave_a_whole_cache(tmp_path):
