@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
+
+from .thread_count import MOST, get_num_threads
 
 WORTH_BYTES = 1 << 20  # of an array: one thread takes longer for it than handing out parts
 _LEAST_LENGTH = 16  # of the axis that is cut, where there is one: parts are about equal
@@ -36,7 +37,7 @@ def in_threads(function: Callable[..., Any], *operands: Any, out: np.ndarray) ->
         out: Any strides.
     """
     bytes_each = (getattr(x, "nbytes", 0) for x in (out, *operands))
-    if max(bytes_each) < WORTH_BYTES or (threads := numba.get_num_threads()) == 1:
+    if max(bytes_each) < WORTH_BYTES or (threads := get_num_threads()) == 1:
         function(*operands, out=out)
         return
     shape, strides = out.shape, out.strides
