@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .thread_count import MOST, get_num_threads
+from .thread_count import get_num_threads
 
 WORTH_BYTES = 1 << 20  # of an array: one thread takes longer for it than handing out parts
 _LEAST_LENGTH = 16  # of the axis that is cut, where there is one: parts are about equal
