@@ -14,7 +14,8 @@ billions of floating-point operations a second of ours, taps on the padding coun
 On a CPU two roofs are measured in the same run (``roofs.py``), and each row has two floors, below
 which no time can lie: compute_floor_s, the operations at the speed of multiply-adds in registers,
 and memory_floor_s, each array moved once at the bandwidth of a copy (arrays that lie in a cache
-move quicker). share_of_peak is gflops by the speed of multiply-adds.
+move quicker). Of the operations they count those on pixels of the image: an implementation need not
+compute the padding. share_of_peak is compute_floor_s by our time.
 """
 
 import argparse
@@ -50,7 +51,7 @@ from .measure import (
     worst_error,
 )
 from .problems import CPU_BATCH, NETWORKS, Problem, problems
-from .roofs import copy_bytes_s, fma_flops_s
+from .roofs import conv2d_floors_s, copy_bytes_s, fma_flops_s
 
 ALL_CPU = "all-cpu"
 COPIED_BYTES = 1 << 27  # more than the caches hold
@@ -115,10 +116,9 @@ def roofs(dtype: str, repeats: int) -> dict[str, float | None]:
 def floors(row: dict[str, Any], size: Conv2dSize, dtype: str, roof: dict[str, Any]) -> None:
     """Add to a row how far it is below the roofs."""
     peak, copy = roof["fma_gflops"], roof["copy_gigabytes_per_s"]
-    moved = size.bytes(np.dtype(dtype).itemsize)
-    row["compute_floor_s"] = size.flops / peak / 1e9 if peak else None
-    row["memory_floor_s"] = moved / copy / 1e9 if copy else None
-    row["share_of_peak"] = row["gflops"] / peak if peak else None
+    found = conv2d_floors_s(size, dtype, peak * 1e9, copy * 1e9) if peak else (None, None)
+    row["compute_floor_s"], row["memory_floor_s"] = found
+    row["share_of_peak"] = found[0] / row["ours_s"] if peak else None
 
 
 def chosen(arguments: argparse.Namespace) -> list[Problem]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from convolt.kernels import layout
+from convolt.kernels.conv2d import Conv2dSize
 
 from .measure import aligned, interleaved, threads
 
@@ -60,6 +61,29 @@ def fma_flops_s(dtype: str = "float32", repeats: int = REPEATS) -> float:
             list(pool.map(loop, [LOOPS] * threads()))
 
         return threads() * flops * LOOPS / interleaved([all_threads], repeats)[0]
+
+
+def conv2d_floors_s(size: Conv2dSize, dtype: str, peak: float, copy: float) -> tuple[float, float]:
+    """Return the least times of one verb of a convolution below these roofs: compute, memory.
+
+    Operations are those on pixels of the image: what the padding adds to ``size.flops`` need not
+    be computed. Bytes are those of each array, moved once.
+    """
+    inside = [
+        _taps_inside(*axis)
+        for axis in (
+            (size.h, size.p, size.r, size.stride_h, size.pad_top, size.dilation_h),
+            (size.w, size.q, size.s, size.stride_w, size.pad_left, size.dilation_w),
+        )
+    ]
+    flops = 2 * size.n * size.k * (size.c // size.groups) * inside[0] * inside[1]
+    return flops / peak, size.bytes(np.dtype(dtype).itemsize) / copy
+
+
+def _taps_inside(length: int, count: int, taps: int, stride: int, pad: int, dilation: int) -> int:
+    """Return how many taps of ``count`` windows along one axis lie on the image."""
+    at = np.arange(count)[:, None] * stride - pad + np.arange(taps) * dilation
+    return int(((at >= 0) & (at < length)).sum())
 
 
 @cache

@@ -40,7 +40,7 @@ from .measure import (
 )
 from .models import CLASSES, resnet20
 from .problems import Problem
-from .roofs import copy_bytes_s, fma_flops_s
+from .roofs import conv2d_floors_s, copy_bytes_s, fma_flops_s
 from .training_step import step_of
 
 BASE = {
@@ -70,7 +70,7 @@ Row = dict[str, Any]
 def floor_s(size: Conv2dSize, dtype: str, repeats: int) -> float:
     """Return the least time of one verb of a convolution, by the roofline."""
     peak, copy = _roofs(threads(), dtype, repeats)
-    return max(size.flops / peak, size.bytes(np.dtype(dtype).itemsize) / copy)
+    return max(conv2d_floors_s(size, dtype, peak, copy))
 
 
 @cache
