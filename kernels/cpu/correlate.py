@@ -49,50 +49,65 @@ def correlate(x, start, start_step, y, packed, facts, regions, taps):
 @jit
 def _walk(a, b, to, start, start_step, fact, regions, taps, first, end, k, k_end):
     """Compute tiles ``first`` to ``end``, numbered through all regions, of columns k to k_end."""
-    before = 0
-    table = address(taps)
+    before, table = 0, address(taps)
+    last_k, width, width_bytes = fact.k_tiles - 1, fact.width, fact.width * fact.itemsize
     for i in range(len(regions)):
         region = regions[i]
         tile, stop = max(first - before, 0), min(end - before, region.tiles)
         before += region.tiles
         if tile >= stop:
             continue
-        in_line = region.tiles_in_line
-        line, column = tile // in_line, tile % in_line
-        lines = -(-region.middle // region.lines)
+        # Locals: the compiler must believe that a tile overwrites the tables.
+        in_line, lines_of_tile = region.tiles_in_line, region.lines
+        pixels, lines = region.rows // lines_of_tile, -(-region.middle // lines_of_tile)
+        last_pixel, last_line = region.run - pixels, region.middle - lines_of_tile
+        a_outer, a_middle, a_row, a_half = (
+            *(region.a_outer, region.a_middle),
+            *(region.a_row, region.a_half),
+        )
+        y_outer, y_middle, y_row, y_half = (
+            *(region.y_outer, region.y_middle),
+            *(region.y_row, region.y_half),
+        )
+        a_first, y_first, b_first = a + region.a_first, to + region.y_first, b + region.b_first
+        tap_count, steps, columns, k_bytes = (
+            *(region.tap_count, region.steps),
+            *(region.columns, region.k_bytes),
+        )
+        a_step = region.rows * a_row // max(steps, 1)
+        code, last_code = region.tile, region.last_tile
+        places, last_places = table + 16 * region.taps, table + 16 * region.last_taps
+        line, place = tile // in_line, tile % in_line
         outer, middle = line // lines, line % lines
-        pixels = region.rows // region.lines
         for _ in range(tile, stop):
             # The last tile of a line, and the last pair of lines, overlap those before them.
-            pixel = min(column * pixels, region.run - pixels)
-            row = min(middle * region.lines, region.middle - region.lines)
-            a_tile = a + region.a_first + outer * region.a_outer + row * region.a_middle
-            y_tile = to + region.y_first + outer * region.y_outer + row * region.y_middle
-            a_tile += pixel * region.a_row
-            y_tile += pixel * region.y_row
+            pixel = min(place * pixels, last_pixel)
+            row = min(middle * lines_of_tile, last_line)
+            a_tile = a_first + outer * a_outer + row * a_middle + pixel * a_row
+            y_tile = y_first + outer * y_outer + row * y_middle + pixel * y_row
             for some in range(k, k_end):
-                last = some == fact.k_tiles - 1
+                last = some == last_k
                 call_tile(
-                    region.last_tile if last else region.tile,
+                    last_code if last else code,
                     a_tile,
-                    b + region.b_first + some * region.k_bytes,
-                    y_tile + some * fact.width * fact.itemsize,
-                    table + 16 * (region.last_taps if last else region.taps),
-                    region.tap_count,
-                    region.steps,
-                    region.a_row,
-                    region.a_half,
+                    b_first + some * k_bytes,
+                    y_tile + some * width_bytes,
+                    last_places if last else places,
+                    tap_count,
+                    steps,
+                    a_row,
+                    a_half,
+                    a_step,
                     0,
-                    0,
-                    region.y_row,
-                    region.y_half,
-                    region.columns - some * fact.width,
+                    y_row,
+                    y_half,
+                    columns - some * width,
                     start + some * start_step,
                     0,
                 )
-            column += 1
-            if column == in_line:
-                column, middle = 0, middle + 1
+            place += 1
+            if place == in_line:
+                place, middle = 0, middle + 1
                 if middle == lines:
                     middle, outer = 0, outer + 1
 

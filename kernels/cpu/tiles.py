@@ -40,7 +40,9 @@ PARAMETERS = (
 )
 """Of every tile, all int64.
 
-taps: address of tap_count pairs (bytes from a, bytes from b). a_half, y_half: from the first row
+taps: address of tap_count pairs (bytes from a, bytes from b). a_step: of columns, how far a moves;
+of rows, how far the place moves that is asked into the cache for the next tile, which begins
+``steps`` such steps further. a_half, y_half: from the first row
 to the first of the second half of the rows, which need not follow the first half. start,
 start_row: where the sums begin; a stride of 0 repeats one row (the bias).
 """
@@ -225,13 +227,18 @@ class _Emitter:
         ]
         moved = [self._at(half, places[0]) for half in halves]
         b_tap = self._at(b, places[1])
+        reach = builder.mul(self.argument["a_step"], self.argument["steps"])
+        ahead = self._at(moved[0], reach)
         builder.branch(blocks["step"])
 
         builder.position_at_end(blocks["step"])
         steps = builder.phi(I64)
         a_phis = [builder.phi(POINTER) for _ in halves]
+        next_a = builder.phi(POINTER)
         b_phi, now = builder.phi(POINTER), [builder.phi(self.vector) for _ in range(count)]
         a_now, b_now = [self._opaque(phi) for phi in a_phis], self._opaque(b_phi)
+        if self.tile.kind == "rows":
+            self._prefetch(next_a, write=False)
         after = self._step(a_now, b_now, now, offsets)
         steps_left = builder.sub(steps, _const(1))
         a_step = self.itemsize if self.tile.kind == "rows" else self.argument["a_step"]
@@ -241,10 +248,12 @@ class _Emitter:
             else self.argument["b_step"]
         )
         a_next, b_next = [self._at(pointer, a_step) for pointer in a_now], self._at(b_now, b_step)
+        further = self._at(next_a, self.argument["a_step"])
         step_end = builder.block
         done = builder.icmp_unsigned("==", steps_left, _const(0))
         builder.cbranch(done, blocks["next_tap"], blocks["step"])
         _join(steps, (self.argument["steps"], blocks["tap"]), (steps_left, step_end))
+        _join(next_a, (ahead, blocks["tap"]), (further, step_end))
         _join(b_phi, (b_tap, blocks["tap"]), (b_next, step_end))
         for phi, first, later in zip(a_phis, moved, a_next, strict=True):
             _join(phi, (first, blocks["tap"]), (later, step_end))
