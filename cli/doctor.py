@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
@@ -28,10 +28,11 @@ def doctor(
         list[str] | None, Option(help="With --kernels: only this arch, sm_80; may be repeated.")
     ] = None,
 ) -> None:
-    """Show each backend and why it can or cannot be used, versions, threads and cache.
+    """Show each backend and why it can or cannot be used, versions, the CPU, threads and cache.
 
-    Exits with 2 when CONVOLT_BACKEND names a backend that cannot be used. With --kernels, which
-    needs no GPU, exits with 1 when a kernel does not compile, spills or has a stack frame.
+    Exits with 2 when CONVOLT_BACKEND or CONVOLT_NUM_THREADS names what cannot be used.
+    With --kernels, which needs no GPU, exits with 1 when a kernel does not compile, spills or has
+    a stack frame.
     """
     if kernels:
         _kernels(as_json, arch)
@@ -87,6 +88,7 @@ def examine() -> dict[str, Any]:
         chosen, why = backend.current_backend(), backend.why_chosen()
     except (ValueError, RuntimeError) as reason:
         error = str(reason).splitlines()[0].removesuffix("; the backends are")
+    cpu = _cpu()
     return {
         "backends": {
             name: {"usable": reason is None, "why_not": reason}
@@ -94,9 +96,9 @@ def examine() -> dict[str, Any]:
         },
         "chosen": chosen,
         "why": why,
-        "error": error,
+        "error": error or cpu["error"],
         "versions": {"python": platform.python_version()} | _versions(),
-        "threads": _threads(),
+        "cpu": cpu,
         "nvrtc": _nvrtc(),
         "cache": str(cache_root()),
     }
@@ -115,13 +117,34 @@ def _versions() -> dict[str, str | None]:
     return found
 
 
-def _threads() -> int:
-    """Threads of the CPU backend: ``NUMBA_NUM_THREADS``, else the cores of this process."""
-    if (asked := os.environ.get("NUMBA_NUM_THREADS", "")).isdigit():
-        return int(asked)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _cpu() -> dict[str, Any]:
+    """What the CPU backend finds: registers, caches, threads, and whether its code is compiled."""
+    from ..kernels.cpu import machine
+    from ..kernels.cpu.thread_count import get_num_threads, why_count
+
+    threads = why = error = cold = None
+    try:
+        threads, why = get_num_threads(), why_count()
+    except ValueError as reason:
+        error = str(reason)
+    if find_spec("numba"):
+        from ..kernels.cpu.cache import is_cold
+
+        cold = is_cold()
+    limit = machine.cpu_limit()
+    return {
+        "name": machine.cpu_name(),
+        "vector_bytes": machine.vector_bytes(),
+        "vector_registers": machine.vector_registers(),
+        "cache_bytes": dict(zip(("l1", "l2", "l3"), machine.cache_bytes(), strict=True)),
+        "cpus": limit.cpus,
+        "cores": limit.cores,
+        "quota": limit.quota,
+        "threads": threads,
+        "why_threads": why,
+        "error": error,
+        "cold": cold,
+    }
 
 
 def _nvrtc() -> dict[str, str | None]:
@@ -141,6 +164,16 @@ def _print(report: dict[str, Any]) -> None:
     print(f"chosen: {report['chosen']}: {report['why']}" if report["chosen"] else report["error"])
     versions = (f"{name} {found or 'not installed'}" for name, found in report["versions"].items())
     print(f"versions: {', '.join(versions)}")
-    print(f"threads: {report['threads']}")
+    cpu = report["cpu"]
+    caches = ", ".join(f"{name} {_size(size)}" for name, size in cpu["cache_bytes"].items())
+    registers = f"{cpu['vector_registers']} registers of {cpu['vector_bytes']} bytes"
+    print(f"cpu: {cpu['name']}, {registers}, caches of a core: {caches}")
+    threads = f"{cpu['threads']}: {cpu['why_threads']}"
+    print(f"threads: {cpu['error'] or threads}")
     print(f"nvrtc: {report['nvrtc']['version'] or report['nvrtc']['why_not']}")
-    print(f"cache: {report['cache']}")
+    state = {True: "cold: the next run compiles", False: "warm", None: "no Numba"}[cpu["cold"]]
+    print(f"cache: {report['cache']} (CPU kernels: {state})")
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes >> 10} KiB" if size_bytes < 1 << 20 else f"{size_bytes / (1 << 20):g} MiB"

@@ -331,7 +331,7 @@ def test_doctor_says_what_is_usable_and_why(convolt_):
     assert report["chosen"] == "numpy"
     assert report["versions"]["convolt"] == convolt.__version__
     assert report["versions"].keys() == {"python", "convolt", "numpy", "numba", "cupy"}
-    assert report["threads"] >= 1
+    assert report["cpu"]["threads"] >= 1
     assert report["cache"]
     code, out, _ = convolt_("doctor")
     assert code == 0

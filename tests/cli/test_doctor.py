@@ -7,6 +7,7 @@ import pytest
 
 import convolt
 from convolt.cli import main
+from convolt.kernels.cpu import machine, thread_count
 from convolt.kernels.cuda import compile as compiler
 from convolt.kernels.cuda.compile import ARCHS
 from convolt.kernels.cuda.launch import Kernel
@@ -144,3 +145,36 @@ def test_the_compiler_and_the_cache_are_shown(doctor, tmp_path, monkeypatch):
     assert report["cache"] == str(tmp_path)
     assert (report["nvrtc"]["version"] is None) == (report["nvrtc"]["why_not"] is not None)
     assert f"nvrtc: {report['nvrtc']['version'] or report['nvrtc']['why_not']}" in text
+
+
+def test_the_cpu_its_threads_and_why(doctor, monkeypatch):
+    monkeypatch.setattr(thread_count, "_count", None)
+    monkeypatch.setenv("CONVOLT_NUM_THREADS", "3")
+    code, out, _ = doctor("--json")
+    assert code == 0
+    cpu = json.loads(out)["cpu"]
+    assert (cpu["threads"], cpu["why_threads"]) == (3, "CONVOLT_NUM_THREADS asks for it")
+    assert cpu["name"] == machine.cpu_name()
+    assert cpu["vector_bytes"] == machine.vector_bytes()
+    assert cpu["cache_bytes"].keys() == {"l1", "l2", "l3"}
+    convolt.set_num_threads(2)
+    _, out, _ = doctor()
+    assert "threads: 2: set_num_threads asks for it\n" in out
+    assert f"cpu: {cpu['name']}, {cpu['vector_registers']} registers of " in out
+
+
+@pytest.mark.parametrize(
+    ("cold", "words"), [(True, "cold: the next run compiles"), (False, "warm")]
+)
+def test_whether_the_cpu_kernels_are_compiled(doctor, monkeypatch, cold, words):
+    monkeypatch.setattr("convolt.kernels.cpu.cache.is_cold", lambda: cold)
+    _, out, _ = doctor()
+    assert f"(CPU kernels: {words})\n" in out
+
+
+def test_a_wrong_number_of_threads_is_reported(doctor, monkeypatch):
+    monkeypatch.setattr(thread_count, "_count", None)
+    monkeypatch.setenv("CONVOLT_NUM_THREADS", "many")
+    code, out, _ = doctor()
+    assert code == 2
+    assert "threads: CONVOLT_NUM_THREADS=many: the number of threads must be from 1 to 256" in out
