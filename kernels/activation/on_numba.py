@@ -1,82 +1,109 @@
-"""Activations on the CPU: one or a few vectorized passes over memory each.
+"""Activations on the CPU: one pass over flat memory by all threads, at the speed of memory.
 
-exp and tanh are NumPy's, which are vectorized; Numba would call the C library element by element.
-Numba's loops are vectorized when all operands are arrays, none of which is the result too: a
-scalar operand, or one updated in place, would cost more than the temporary arrays here.
-Constants are float32, which both dtypes absorb: a Python number would make the result float64.
+All share one parallel function, which is compiled once: it chooses the loop of an activation for
+a stretch of memory. The loops have no branches and call no library, so that they are vectorized
+(but for a result that lies over an operand, which is right, and slower). Constants are float32,
+which both dtypes absorb: a Python number would make the arithmetic float64.
 """
 
 import numpy as np
+from numba import prange
 
-from ..cpu.jit import elementwise
+from ..cpu.exponential import CONSTANTS, exp_parts
+from ..cpu.jit import jit, parallel_jit
+from ..cpu.stream import flat
 
-ZERO, ONE = np.float32(0), np.float32(1)
+STRETCH = 1 << 14  # elements that a turn of the parallel loop computes
+ZERO, QUARTER, ONE, TWO = map(np.float32, (0, 0.25, 1, 2))
+RELU, RELU_BACKWARD, LEAKY_RELU, SIGMOID, SIGMOID_BACKWARD, TANH, TANH_BACKWARD = range(7)
 
 
 def relu(x, y):
-    _relu(x, out=y)
+    _fill(RELU, x, x, 0, y)
 
 
 def relu_backward(grad_y, y, grad_x):
-    _relu_backward(grad_y, y, out=grad_x)
+    _fill(RELU_BACKWARD, grad_y, y, 0, grad_x)
 
 
 def leaky_relu(x, negative_slope, y):
-    _where_positive(x, x, negative_slope * x, out=y)
+    _fill(LEAKY_RELU, x, x, negative_slope, y)
 
 
 def leaky_relu_backward(grad_y, x, negative_slope, grad_x):
-    _where_positive(x, grad_y, negative_slope * grad_y, out=grad_x)
+    _fill(LEAKY_RELU, grad_y, x, negative_slope, grad_x)
 
 
 def sigmoid(x, y):
-    _minus_absolute(x, out=y)
-    _sigmoid_of_small(x, np.exp(y), out=y)
+    _fill(SIGMOID, x, x, 0, y)
 
 
 def sigmoid_backward(grad_y, y, grad_x):
-    _sigmoid_backward(grad_y, y, out=grad_x)
+    _fill(SIGMOID_BACKWARD, grad_y, y, 0, grad_x)
 
 
 def tanh(x, y):
-    np.tanh(x, out=y)
+    _fill(TANH, x, x, 0, y)
 
 
 def tanh_backward(grad_y, y, grad_x):
-    _tanh_backward(grad_y, y, out=grad_x)
+    _fill(TANH_BACKWARD, grad_y, y, 0, grad_x)
 
 
-@elementwise
-def _relu(x):
-    return ZERO if x < ZERO else x
+def _fill(kind, a, b, slope, result):
+    y, a, b = flat(result, a, b)
+    _run(kind, a, b, y.dtype.type(slope), CONSTANTS[y.dtype.name], y)
 
 
-@elementwise
-def _relu_backward(grad_y, y):
-    return ZERO if y <= ZERO else grad_y
+@parallel_jit
+def _run(kind, a, b, slope, constants, y):
+    size, step = np.uint64(len(y)), np.uint64(STRETCH)
+    for part in prange((size + step - np.uint64(1)) // step):
+        first = np.uint64(part) * step
+        _stretch(kind, a, b, slope, constants, first, min(first + step, size), y)
 
 
-@elementwise
-def _where_positive(x, a, b):
-    return a if x > ZERO else b
+@jit
+def _stretch(kind, a, b, slope, constants, first, end, y):
+    """y[i] = f(a[i], b[i]), first <= i < end, for the f that ``kind`` names."""
+    if kind == RELU:
+        for i in range(first, end):
+            y[i] = ZERO if a[i] < ZERO else a[i]
+    elif kind == RELU_BACKWARD:
+        for i in range(first, end):
+            y[i] = ZERO if b[i] <= ZERO else a[i]
+    elif kind == LEAKY_RELU:
+        for i in range(first, end):
+            y[i] = a[i] if b[i] > ZERO else slope * a[i]
+    elif kind == SIGMOID:
+        for i in range(first, end):
+            y[i] = _sigmoid(a[i], constants)
+    elif kind == SIGMOID_BACKWARD:
+        for i in range(first, end):
+            y[i] = a[i] * (b[i] * (ONE - b[i]))
+    elif kind == TANH:
+        for i in range(first, end):
+            y[i] = _tanh(a[i], constants)
+    else:
+        for i in range(first, end):
+            y[i] = a[i] * ((ONE - b[i]) * (ONE + b[i]))
 
 
-@elementwise
-def _minus_absolute(x):
-    return -abs(x)
-
-
-@elementwise
-def _sigmoid_of_small(x, small):
-    """small = exp(-|x|) is at most 1."""
+@jit
+def _sigmoid(x, constants):
+    a, b, e = exp_parts(-abs(x), constants)
+    small = (b + b * e) * a  # exp(-|x|), at most 1
     return (small if x < ZERO else ONE) / (ONE + small)
 
 
-@elementwise
-def _sigmoid_backward(grad_y, y):
-    return grad_y * (y * (ONE - y))
-
-
-@elementwise
-def _tanh_backward(grad_y, y):
-    return grad_y * ((ONE - y) * (ONE + y))
+@jit
+def _tanh(x, constants):
+    """(1 - s) / (1 + s) = 1 - 2 s / (1 + s), s = exp(-2|x|): where 1 - s, or y, is small."""
+    a, b, e = exp_parts(-TWO * abs(x), constants)
+    scale = a * b
+    small = scale + scale * e
+    less = scale * e + (scale - ONE)  # s - 1, whose digits s has not kept
+    near_one = small < QUARTER
+    ratio = (TWO * small if near_one else -less) / (ONE + small)
+    y = ONE - ratio if near_one else ratio
+    return y if x > ZERO else x if x == ZERO else -y
