@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -23,9 +26,50 @@ def test_training_step_agrees_with_torch(run, dtype):
         assert report["peer_peak_memory_bytes"] >= report["peer_base_memory_bytes"] > 0
 
 
+COMPARE = """
+import sys
+from bench.measure import require_torch
+from bench.memory_bound import OPS, Operands, compare
+from convolt import use_backend
+backend, dtype = sys.argv[1:]
+use_backend(backend)
+torch = require_torch()
+on = Operands((3, 5, 9, 8), dtype)
+for name, prepare in OPS.items():
+    case = prepare(on)
+    compare(name, case, case.ours(), case.theirs(torch)())
+"""
+
+
 @pytest.mark.parametrize(("backend", "dtype"), [("numpy", "float64"), ("numba", "float32")])
-def test_memory_bound_ops_agree_with_torch(run, backend, dtype):
-    options = ("--shape", "3x5x9x8", "--repeats", "1", "--peer", "torch", "--dtype", dtype)
-    result = run("bench.memory_bound", "--backend", backend, *options, "--json")
+def test_memory_bound_ops_agree_with_torch(repository, backend, dtype):
+    command = (sys.executable, "-c", COMPARE, backend, dtype)
+    result = subprocess.run(
+        command, cwd=repository, capture_output=True, text=True, timeout=300, check=False
+    )
     assert result.returncode == 0, result.stderr
-    assert all(row["ratio"] > 0 for row in json.loads(result.stdout)["results"])
+
+
+def test_memory_bound_tells_the_ratio_to_torch(run):
+    options = ("--shape", "3x5x9x8", "--repeats", "1", "--peer", "torch", "--op", "add", "--json")
+    result = run("bench.memory_bound", "--backend", "numpy", *options)
+    assert result.returncode == 0, result.stderr
+    row = json.loads(result.stdout)["results"][0]
+    assert row["ratio"] == pytest.approx(row["peer_s"] / row["ours_s"])
+
+
+def test_memory_bound_outputs_that_differ_end_the_run(run, tmp_path, monkeypatch):
+    # sitecustomize is imported when Python starts: here it spoils the result of one op.
+    (tmp_path / "sitecustomize.py").write_text(
+        "from convolt.kernels.activation import on_numpy\n"
+        "right = on_numpy.tanh\n"
+        "def wrong(x, y):\n"
+        "    right(x, y)\n"
+        "    y += 1e-4\n"
+        "on_numpy.tanh = wrong\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    options = ("--shape", "3x5x9x8", "--repeats", "1", "--peer", "torch", "--op", "tanh")
+    result = run("bench.memory_bound", "--backend", "numpy", *options)
+    assert result.returncode == 1
+    assert "tanh: the outputs differ" in result.stderr
