@@ -30,6 +30,7 @@ PYTHON = (sys.executable, "-m")
 LEAST_GEOMEAN, LEAST_OF_A_VERB, LEAST_OF_A_SHAPE = 1.05, 1.0, 0.8
 LEAST_OF_A_STEP = 1.1
 MOST_US_OF_PYTHON = 15  # an op, with one image
+MOST_S_OF_COLD_START = 20
 LEAST_OF_AN_OP, LEAST_SHARE_OF_COPY = 1.0, 0.8
 
 Row = dict[str, str]
@@ -61,6 +62,11 @@ class Check:
             self.phase(
                 *("python_time", "Python of a step with one image", 1),
                 *([("python_time", ("python_time",))], see_python_time),
+                peer=(),
+            ),
+            self.phase(
+                *("start_up", "LeNet-5 in a new process, cold and warm", 1),
+                *([("start_up", ("start_up",))], see_start_up),
                 peer=(),
             ),
         )
@@ -188,6 +194,18 @@ def see_python_time(rows: list[Row]) -> tuple[Summary, list[str]]:
     over = found > MOST_US_OF_PYTHON
     missed = [f"python_us_per_op {found:.1f} > {MOST_US_OF_PYTHON}"] if over else []
     return {"python_us_per_op": found}, missed
+
+
+def see_start_up(rows: list[Row]) -> tuple[Summary, list[str]]:
+    """Return both starts: a cold one must be quick enough, a warm one must compile nothing."""
+    cold, warm = rows
+    missed, found_s = [], float(cold["process_s"])
+    if found_s > MOST_S_OF_COLD_START:
+        missed.append(f"cold process_s {found_s:.1f} > {MOST_S_OF_COLD_START}")
+    if int(warm["compiled"]):
+        missed.append(f"a warm start compiled {warm['compiled']} functions")
+    columns = ("process_s", "import_s", "first_step_s", "compiled")
+    return {f"{row['start']} {name}": _value(row[name]) for row in rows for name in columns}, missed
 
 
 def main() -> int:

@@ -32,6 +32,9 @@ step.append({"model": "b", "ratio": "", "peak_memory_bytes": "1"})
 ops = [{"op": "relu", "ratio": "3", "share_of_copy": "0.9"}]
 ops.append({"op": "add", "ratio": "0.9", "share_of_copy": "0.7"})
 found = {"conv2d": check.see_conv2d(conv), "training_step": check.see_training_step(step)}
+found["python_time"] = check.see_python_time([{"python_us_per_op": "16.04"}])
+start = {"import_s": "0.1", "first_step_s": "1", "process_s": "30", "compiled": "7"}
+found["start_up"] = check.see_start_up([{"start": "cold", **start}, {"start": "warm", **start}])
 print(json.dumps(found | {"memory_bound": check.see_memory_bound(ops)}))
 """
 
@@ -57,6 +60,10 @@ def test_goals_that_are_missed_are_named(python):
     summary, missed = found["training_step"]
     assert [row["ratio"] for row in summary["steps"]] == [1.2, None]
     assert missed == ["peak memory of a 0.80 < 1"]
+    assert found["python_time"][1] == ["python_us_per_op 16.0 > 15"]
+    missed = ["cold process_s 30.0 > 20", "a warm start compiled 7 functions"]
+    assert found["start_up"][1] == missed
+    assert found["start_up"][0]["warm process_s"] == 30
     assert found["memory_bound"][1] == ["add 0.90 < 1", "share_of_copy of add 0.70 < 0.8"]
 
 
