@@ -119,7 +119,7 @@ class Node:
         self,
         name: str,
         shape: Shape,
-        parents: tuple[Node | Tensor | None, ...],
+        parents: list[Node | Tensor | None],
         vjps: tuple[Vjp | None, ...],
         kept: list[tuple[int, Shape, Version, int]],
         overwrites: bool,
@@ -164,7 +164,7 @@ class Node:
 
     def release(self) -> None:
         """Drop the arrays that the vjps captured, and the way to the parents."""
-        self.vjps, self.parents, self.kept = None, (), []
+        self.vjps, self.parents, self.kept = None, [], []
 
 
 def differentiable(
@@ -202,13 +202,15 @@ def differentiable(
         result = Tensor(data)
         if not _grad_enabled.get():
             return result
-        parents = tuple(
-            (x._node or x)
-            if vjp is not None and isinstance(x, Tensor) and x.requires_grad
-            else None
-            for x, vjp in zip(inputs, vjps, strict=True)
-        )
-        if any(parent is not None for parent in parents):
+        parents: list[Node | Tensor | None] = []
+        is_recorded = False
+        for x, vjp in zip(inputs, vjps, strict=True):
+            if vjp is not None and isinstance(x, Tensor) and x._requires_grad:
+                parents.append(x._node or x)
+                is_recorded = True
+            else:
+                parents.append(None)
+        if is_recorded:
             kept = [
                 (i, x.data.shape, x._version, x._version.count)
                 for i, x in enumerate(inputs)
@@ -284,8 +286,6 @@ def accumulate(tensor: Tensor, grad: Array, owned: bool) -> None:
 
     Without a place, a gradient that is ``owned``, which nobody else sees, becomes ``tensor.grad``.
     """
-    if not isinstance(tensor.grad, _tensor.Tensor | None):
-        raise TypeError(f"grad must be a Tensor or None, not {type(tensor.grad).__name__}")
     if tensor.grad is None:
         data, place = tensor.data, tensor._grad_slot
         if (
@@ -299,6 +299,8 @@ def accumulate(tensor: Tensor, grad: Array, owned: bool) -> None:
         else:  # no place, or one for data since rebound
             data = grad if owned and grad.dtype == data.dtype else layout.copy(grad, data.dtype)
         tensor.grad = _tensor.Tensor(data)
+    elif not isinstance(tensor.grad, _tensor.Tensor):
+        raise TypeError(f"grad must be a Tensor or None, not {type(tensor.grad).__name__}")
     else:
         elementwise.accumulate(tensor.grad.data, layout.cast(grad, tensor.grad.dtype))
 

@@ -237,7 +237,7 @@ class Tensor:
 
     @requires_grad.setter
     def requires_grad(self, requires_grad: bool) -> None:
-        if requires_grad and not is_floating(self.dtype):
+        if requires_grad and not is_floating(self.data.dtype):
             raise TypeError(f"only floating tensors can require a gradient, not {self.dtype}")
         if not requires_grad and self._node is not None:
             raise RuntimeError("a result requires a gradient if its inputs do; use detach()")

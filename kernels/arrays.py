@@ -175,7 +175,10 @@ def pair(op: str, name: str, value: Any, *, least: int) -> tuple[int, int]:
         TypeError: ``value`` is neither an int nor a pair of ints.
         ValueError: It is out of range, or a tuple of another length.
     """
-    if type(value) is int and least <= value <= INDEX_LIMIT:
+    if type(value) is tuple and tuple(map(type, value)) == (int, int):
+        if least <= value[0] <= INDEX_LIMIT and least <= value[1] <= INDEX_LIMIT:
+            return value
+    elif type(value) is int and least <= value <= INDEX_LIMIT:
         return value, value
     values = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(values) == 1:

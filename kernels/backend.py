@@ -7,7 +7,6 @@ or ``emulator``. Nothing falls back to another backend: what cannot run is an er
 import os
 import sys
 from contextvars import ContextVar
-from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -186,12 +185,9 @@ class _Quiet:
         self._module = module
 
     def __getattr__(self, name: str) -> Any:
-        return _quiet(getattr(self._module, name))
-
-
-@cache
-def _quiet(function: Any) -> Any:
-    return np.errstate(all="ignore")(function)
+        function = np.errstate(all="ignore")(getattr(self._module, name))
+        setattr(self, name, function)  # found at once from now on
+        return function
 
 
 def implementation(op: str, *arrays: Any) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 
 ALIGNMENT_BYTES = 64  # a cache line, and the widest vector of a CPU
 LEAST_BYTES = 4096  # smaller results are NumPy's: malloc reuses their memory and is quicker
-SPARE = 0.25  # of the most memory ever in use at a time: what may be kept beyond that
+KEPT = 2  # times the most memory ever in use at a time: a step needs other sizes at other times
 
 _BYTE = np.dtype(np.uint8)
 
@@ -51,7 +51,7 @@ def empty(shape: tuple[int, ...], dtype: np.dtype, strides: tuple[int, ...] | No
         dtype: Without references to objects.
         strides: Of a dense array; None for C order.
     """
-    size = prod(shape, start=dtype.itemsize)
+    size = prod(shape) * dtype.itemsize
     if size < LEAST_BYTES:
         return np.ndarray(shape, dtype, strides=strides)
     step = 1 << (size.bit_length() - 4)  # at most an eighth is left over, and never touched
@@ -76,7 +76,7 @@ def _fresh_block(size: int) -> _Block:
     with _lock:
         _allocated_bytes += size
         _most_used_bytes = max(_most_used_bytes, _allocated_bytes - unused_bytes())
-        _shrink(int(_most_used_bytes * (1 + SPARE)))
+        _shrink(KEPT * _most_used_bytes)
     return memory[first : first + size].view(_Block)
 
 

@@ -11,6 +11,7 @@ import convolt
 from convolt import Tensor, functional
 from convolt.engine import autograd
 from convolt.engine.autograd import differentiable, jointly
+from convolt.kernels import backend
 from convolt.kernels.backend import use_backend
 
 
@@ -291,6 +292,7 @@ def test_the_gradient_runs_on_the_backend_of_the_forward_pass(monkeypatch):
     from convolt.kernels.linear import on_numba, on_numpy
 
     used = []
+    monkeypatch.setattr(backend, "_modules", {})
     for module in (on_numpy, on_numba):
         original = module.dgrad
         monkeypatch.setattr(

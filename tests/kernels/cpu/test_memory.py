@@ -98,12 +98,15 @@ def test_the_memory_dropped_last_is_used_first():
     assert arrays.address(memory.empty((2000,), FLOAT)) == last
 
 
-def test_what_lies_unused_is_at_most_a_quarter_more_than_was_ever_used():
-    for elements in (100_000, 70_000, 50_000, 30_000, 200_000):
+def test_no_more_is_kept_than_twice_what_was_ever_in_use():
+    in_use = most = 0
+    for elements in (100_000, 70_000, 50_000, 30_000, 20_000, 200_000, 90_000, 10_000):
         many = [memory.empty((elements // 5,), FLOAT) for _ in range(5)]
-        assert memory.unused_bytes() <= 1.25 * 1.125 * 4 * max(100_000, elements)
+        in_use = sum(array.base.nbytes for array in many)
+        most = max(most, in_use)
+        assert memory.unused_bytes() + in_use <= memory.KEPT * most
         del many
-    assert memory.unused_bytes() <= 1.25 * 1.125 * 800_000
+    assert memory.unused_bytes() > most  # it is kept, though
 
 
 def test_memory_is_given_back_when_asked_for():
