@@ -1,19 +1,27 @@
 """batch_norm in Numba: x read as flat memory, lane by lane and block by block.
 
-A row of C values may be shorter than a vector register, so memory is cut into rows of ``width``
-lanes, width = a multiple of C near LANES or above; lane l holds channel l % C. Parallel loops
-run over blocks of such rows that stay in cache. The blocks depend on the shape alone and their
-sums, in float64, are added in order, so that no result depends on the number of threads.
+A row of C values may be shorter than a vector register, or no multiple of one, so memory is cut
+into rows of ``width`` lanes, width = a multiple of C; lane l holds channel l % C. Parallel loops
+run over blocks of such rows. The blocks depend on the shape alone and their sums, in float64, are
+added in order, so that no result depends on the number of threads.
+
+Memory is read once for the statistics or the sums of the gradient, and once more for the result,
+from the end backwards: there the caches still hold what was read last.
 """
+
+from math import gcd
 
 import numpy as np
 from numba import prange
 
-from ..cpu.jit import parallel_jit
+from ..cpu.jit import jit, parallel_jit
 
-LANES = 64
-BLOCK = 1 << 15  # elements: 128 KiB of float32
-LEAST_ROWS = 32  # of a block, so that its sums are few beside its elements
+VECTOR = 16  # lanes: the widest register holds as many float32
+LEAST_LANES = 64
+MOST_LANES = 2048  # whose sums stay in the L1 cache
+BLOCKS = 64
+LEAST_BLOCK = 1 << 14  # elements
+SAMPLE = 8  # rows whose mean is taken from all values before they are squared
 
 
 def forward(x, weight, bias, running_mean, running_var, momentum, eps, y, mean, inv_std):
@@ -29,17 +37,10 @@ def forward(x, weight, bias, running_mean, running_var, momentum, eps, y, mean, 
 def backward(grad_y, x, mean, inv_std, weight, grad_x, grad_weight, grad_bias):
     m = len(x)
     sum_g, sum_gx = _gradient_sums(grad_y, x, mean, inv_std)
-    repeat, _, block = _lanes(x)
-    _gradient_of_x(
-        grad_y.reshape(-1),
-        x.reshape(-1),
-        np.tile(mean, repeat),
-        np.tile(weight * inv_std, repeat),
-        np.tile(sum_g / m, repeat),
-        np.tile(inv_std * sum_gx / m, repeat),
-        block,
-        grad_x.reshape(-1),
-    )
+    channels = (mean, weight * inv_std, sum_g / m, inv_std * sum_gx / m)
+    width, block = _lanes(x)
+    lanes = _repeated(channels, width)
+    _gradient_of_x(grad_y.reshape(-1), x.reshape(-1), lanes, block, grad_x.reshape(-1))
     grad_weight[...], grad_bias[...] = sum_gx, sum_g
 
 
@@ -64,106 +65,166 @@ def _running(running_mean, running_var, eps):
 
 
 def _lanes(x):
-    """Return (rows of x side by side in a row of lanes, lanes, elements of a block)."""
+    """Return (lanes of a row, elements of a block)."""
     c = x.shape[1]
-    repeat = max(1, LANES // c)
-    width = repeat * c
-    return repeat, width, width * max(LEAST_ROWS, BLOCK // width)
+    width = c * (VECTOR // gcd(c, VECTOR))
+    if width > MOST_LANES:
+        width = c
+    width *= max(1, LEAST_LANES // width)
+    rows = max(LEAST_BLOCK, x.size // BLOCKS) // width
+    return width, width * max(1, rows)
+
+
+def _repeated(channels, width):
+    """Return numbers of each channel (k, C) as numbers of each lane (k, width), float64."""
+    channels = np.array(channels, np.float64)
+    return np.tile(channels, width // channels.shape[1])
 
 
 def _statistics(x, mean):
-    """Fill the mean of each channel in, return its biased variance.
-
-    The squared deviations are those from the mean of their lane in their block, plus those of
-    these means from the mean of all: no difference of large numbers, one read of memory (Chan,
-    Golub & LeVeque 1983).
-    """
-    m, c = x.shape
-    repeat, width, block = _lanes(x)
-    counts, means, squares = np.empty((3, -(-x.size // block), width))
-    _lane_moments(x.reshape(-1), block, counts, means, squares)
-    mean[...] = (counts * means).reshape(-1, c).sum(axis=0) / m
-    squares += counts * (means - np.tile(mean, repeat)) ** 2
-    return squares.reshape(-1, c).sum(axis=0) / m
+    """Fill the mean of each channel in, return its biased variance."""
+    width, block = _lanes(x)
+    sums = np.empty((-(-x.size // block), 3, width))
+    _block_moments(x.reshape(-1), block, sums)
+    var = np.zeros_like(mean)
+    _combine_moments(sums, x.size, block, mean, var)
+    return var
 
 
 def _affine(x, mean, scale, bias, y):
-    repeat, _, block = _lanes(x)
-    lanes = [np.tile(a, repeat).astype(np.float64, copy=False) for a in (mean, scale, bias)]
-    _lane_affine(x.reshape(-1), *lanes, block, y.reshape(-1))
+    width, block = _lanes(x)
+    _lane_affine(x.reshape(-1), _repeated((mean, scale, bias), width), block, y.reshape(-1))
 
 
 def _gradient_sums(grad_y, x, mean, inv_std):
     """Return the sums over m of grad_y and of grad_y * x_hat."""
-    c = x.shape[1]
-    repeat, width, block = _lanes(x)
-    sums, products = np.empty((2, -(-x.size // block), width))
-    _lane_sums(grad_y.reshape(-1), x.reshape(-1), np.tile(mean, repeat), block, sums, products)
-    return sums.reshape(-1, c).sum(axis=0), products.reshape(-1, c).sum(axis=0) * inv_std
+    width, block = _lanes(x)
+    sums = np.empty((-(-x.size // block), 2, width))
+    _block_sums(grad_y.reshape(-1), x.reshape(-1), _repeated((mean,), width), block, sums)
+    sum_g, sum_gx = sums.reshape(len(sums), 2, -1, len(mean)).sum(axis=(0, 2))
+    return sum_g, sum_gx * inv_std
 
 
 @parallel_jit
-def _lane_moments(x, block, counts, means, squares):
-    """Number, mean and sum of squared deviations from this mean, of each lane of each block."""
-    size, step, width = np.uint64(len(x)), np.uint64(block), np.uint64(means.shape[1])
-    for part in prange(len(means)):
-        count, mean, square = counts[part], means[part], squares[part]
-        start = np.uint64(part) * step
-        stop = min(start + step, size)
+def _block_moments(x, block, sums):
+    """Fill in, for each lane of each block, what ``_moments`` says."""
+    step, size = np.uint64(block), np.uint64(len(x))
+    for i in prange(len(sums)):
+        first = np.uint64(i) * step
+        _moments(x, first, min(first + step, size), sums[i, 0], sums[i, 1], sums[i, 2])
+
+
+@jit
+def _moments(x, first, end, shift, total, square):
+    """A number near the mean of each lane, and the sums of x - shift and of its square.
+
+    Four rows at a time, as the sums are loaded and stored each time.
+    """
+    width = np.uint64(len(shift))
+    sample = min(np.uint64(SAMPLE), (end - first) // width)
+    shift[:], total[:], square[:] = 0, 0, 0
+    for row in range(first, first + sample * width, width):
         for lane in range(width):
-            count[lane] = (stop - start + width - np.uint64(1) - lane) // width
-            mean[lane] = 0
-            square[lane] = 0
-        for row in range(start, stop, width):
-            for lane in range(min(width, stop - row)):
-                mean[lane] += x[row + lane]
+            shift[lane] += x[row + lane]
+    for lane in range(width):
+        shift[lane] /= max(sample, 1)
+    fours = first + (end - first) // (np.uint64(4) * width) * (np.uint64(4) * width)
+    for row in range(first, fours, np.uint64(4) * width):
+        row_1, row_2, row_3 = row + width, row + width + width, row + width + width + width
         for lane in range(width):
-            mean[lane] /= max(count[lane], 1.0)
-        for row in range(start, stop, width):
-            for lane in range(min(width, stop - row)):
-                square[lane] += (x[row + lane] - mean[lane]) ** 2
+            a, b = x[row + lane] - shift[lane], x[row_1 + lane] - shift[lane]
+            c, d = x[row_2 + lane] - shift[lane], x[row_3 + lane] - shift[lane]
+            total[lane] += (a + b) + (c + d)
+            square[lane] += (a * a + b * b) + (c * c + d * d)
+    for row in range(fours, end, width):
+        for lane in range(min(width, end - row)):
+            a = x[row + lane] - shift[lane]
+            total[lane] += a
+            square[lane] += a * a
+
+
+@jit
+def _combine_moments(sums, size, block, mean, var):
+    """The mean of each channel and its variance, from the moments of the lanes of the blocks.
+
+    The squared deviations are those from the mean of their lane in their block, plus those of
+    these means from the mean of all: no difference of large numbers (Chan, Golub & LeVeque 1983).
+    """
+    blocks, _, width = sums.shape
+    channels = len(mean)
+    mean[:], var[:] = 0, 0
+    for i in range(blocks):
+        shift, total, square = sums[i, 0], sums[i, 1], sums[i, 2]
+        for lane in range(width):
+            count = (min(block, size - i * block) + width - 1 - lane) // width
+            if count:
+                square[lane] -= total[lane] * (total[lane] / count)
+                shift[lane] += total[lane] / count
+                mean[lane % channels] += shift[lane] * count
+    mean /= size // channels
+    for i in range(blocks):
+        for lane in range(width):
+            count = (min(block, size - i * block) + width - 1 - lane) // width
+            if count:
+                c = lane % channels
+                var[c] += max(sums[i, 2, lane], 0) + count * (sums[i, 0, lane] - mean[c]) ** 2
+    var /= size // channels
 
 
 @parallel_jit
-def _lane_affine(x, mean, scale, bias, block, y):
-    """y = (x - mean) * scale + bias."""
-    size, step, width = np.uint64(len(x)), np.uint64(block), np.uint64(len(mean))
-    for part in prange((size + step - np.uint64(1)) // step):
-        start = np.uint64(part) * step
-        stop = min(start + step, size)
-        for row in range(start, stop, width):
-            for lane in range(min(width, stop - row)):
+def _lane_affine(x, lanes, block, y):
+    """y = (x - mean) * scale + bias, from the last block to the first."""
+    step, size, width = np.uint64(block), np.uint64(len(x)), np.uint64(lanes.shape[1])
+    mean, scale, bias = lanes[0], lanes[1], lanes[2]
+    blocks = (size + step - np.uint64(1)) // step
+    for i in prange(blocks):
+        first = (blocks - np.uint64(1) - np.uint64(i)) * step
+        end = min(first + step, size)
+        for row in range(first, end, width):
+            for lane in range(min(width, end - row)):
                 y[row + lane] = (x[row + lane] - mean[lane]) * scale[lane] + bias[lane]
 
 
 @parallel_jit
-def _lane_sums(grad_y, x, mean, block, sums, products):
+def _block_sums(grad_y, x, lanes, block, sums):
     """Sums of grad_y and of grad_y * (x - mean), of each lane of each block."""
-    size, step, width = np.uint64(len(x)), np.uint64(block), np.uint64(len(mean))
-    for part in prange(len(sums)):
-        total, product = sums[part], products[part]
-        start = np.uint64(part) * step
-        stop = min(start + step, size)
+    step, size = np.uint64(block), np.uint64(len(x))
+    for i in prange(len(sums)):
+        first = np.uint64(i) * step
+        _products(grad_y, x, lanes[0], first, min(first + step, size), sums[i, 0], sums[i, 1])
+
+
+@jit
+def _products(grad_y, x, mean, first, end, total, product):
+    width = np.uint64(len(mean))
+    total[:], product[:] = 0, 0
+    twos = first + (end - first) // (width + width) * (width + width)
+    for row in range(first, twos, width + width):
+        row_1 = row + width
         for lane in range(width):
-            total[lane] = 0
-            product[lane] = 0
-        for row in range(start, stop, width):
-            for lane in range(min(width, stop - row)):
-                g = np.float64(grad_y[row + lane])
-                total[lane] += g
-                product[lane] += g * (x[row + lane] - mean[lane])
+            g, h = np.float64(grad_y[row + lane]), np.float64(grad_y[row_1 + lane])
+            a, b = x[row + lane] - mean[lane], x[row_1 + lane] - mean[lane]
+            total[lane] += g + h
+            product[lane] += g * a + h * b
+    for row in range(twos, end, width):
+        for lane in range(min(width, end - row)):
+            g = np.float64(grad_y[row + lane])
+            total[lane] += g
+            product[lane] += g * (x[row + lane] - mean[lane])
 
 
 @parallel_jit
-def _gradient_of_x(grad_y, x, mean, scale, offset, slope, block, grad_x):
-    """grad_x = scale * (grad_y - offset - (x - mean) * slope)."""
-    size, step, width = np.uint64(len(x)), np.uint64(block), np.uint64(len(mean))
-    for part in prange((size + step - np.uint64(1)) // step):
-        start = np.uint64(part) * step
-        stop = min(start + step, size)
-        for row in range(start, stop, width):
-            for lane in range(min(width, stop - row)):
-                i = row + lane
-                grad_x[i] = scale[lane] * (
-                    grad_y[i] - offset[lane] - (x[i] - mean[lane]) * slope[lane]
+def _gradient_of_x(grad_y, x, lanes, block, grad_x):
+    """grad_x = scale * (grad_y - offset - (x - mean) * slope), from the last block to the first."""
+    step, size, width = np.uint64(block), np.uint64(len(x)), np.uint64(lanes.shape[1])
+    mean, scale, offset, slope = lanes[0], lanes[1], lanes[2], lanes[3]
+    blocks = (size + step - np.uint64(1)) // step
+    for i in prange(blocks):
+        first = (blocks - np.uint64(1) - np.uint64(i)) * step
+        end = min(first + step, size)
+        for row in range(first, end, width):
+            for lane in range(min(width, end - row)):
+                x_centered = x[row + lane] - mean[lane]
+                grad_x[row + lane] = scale[lane] * (
+                    grad_y[row + lane] - offset[lane] - x_centered * slope[lane]
                 )
