@@ -258,23 +258,26 @@ def dgrad(grad_y: Array, w: Array, size: Conv2dSize) -> Array:
     return grad_x
 
 
-def wgrad(grad_y: Array, x: Array, size: Conv2dSize) -> Array:
+def wgrad(grad_y: Array, x: Array, size: Conv2dSize, grad_w: Array | None = None) -> Array:
     """Gradient with respect to w: correlation of the padded x with grad_y.
 
     Args:
         grad_y: (N, P, Q, K), a dtype that ``fprop`` takes.
         x: (N, H, W, C), dtype and backend of ``grad_y``.
         size: Of the forward convolution.
+        grad_w: Array to fill in, (K, R, S, C/G), dtype and backend of ``grad_y``; None for a new
+            one.
 
     Returns:
-        (K, R, S, C/G): the transpose of ``fprop`` as a linear map of w.
+        grad_w, (K, R, S, C/G): the transpose of ``fprop`` as a linear map of w.
 
     Raises:
         TypeError, ValueError: As ``fprop``.
     """
-    _check(size, grad_y=(grad_y, size.y_shape), x=(x, size.x_shape))
-    grad_w = empty(grad_y, size.w_shape)
-    implementation(__name__, grad_y, x).wgrad(grad_y, x, grad_w, size)
+    w_shape = size.w_shape
+    _check(size, grad_y=(grad_y, size.y_shape), x=(x, size.x_shape), grad_w=(grad_w, w_shape))
+    grad_w = empty(grad_y, w_shape) if grad_w is None else grad_w
+    implementation(__name__, grad_y, x, grad_w).wgrad(grad_y, x, grad_w, size)
     return grad_w
 
 

@@ -35,7 +35,8 @@ def wgrad(grad_y, x, grad_w, size):
         grad_w[...] = 0
         return
     plan = wgrad_plan(size, x.dtype.name)
-    sums = empty(plan.sums_shape, x.dtype)
+    sums = grad_w if plan.sums_shape is None else empty(plan.sums_shape, x.dtype)
     a, b = (x, grad_y) if plan.by_channel else (grad_y, x)
-    accumulate(a, b, sums, plan.facts, plan.jobs, plan.taps, plan.tiles)
-    add_parts(sums, grad_w, plan.facts)
+    accumulate(a, b, sums, plan.zeros, plan.facts, plan.jobs, plan.taps, plan.tiles)
+    if sums is not grad_w:
+        add_parts(sums, grad_w, plan.facts)

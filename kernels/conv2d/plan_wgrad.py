@@ -1,15 +1,20 @@
 """How wgrad is laid out over register tiles: a pure function of sizes, types and the CPU.
 
-A tile holds sums for some filters and some (tap, channel) pairs and runs over pixels. The pixels
-are cut into the regions of ``phases``, in which the same taps meet the image, so that no padding
-occurs; the taps side by side in a region's row are one run of channels. x and grad_y are read
-where they lie. The rows of a tile, single numbers, are filters and its columns, vectors, are
-channels; the other way round where that fills the vectors better (few channels).
+A tile holds sums for some filters and some (tap, channel) pairs and runs over pixels. x and
+grad_y are read where they lie, and never the padding: a job is a set of taps and the pixels at
+which all of them meet the image. There are two ways to cut:
 
-The pixels are added in ``parts``, whose number and bounds depend on the sizes alone; then the
-parts are added in order. All strides and offsets are in bytes.
+- by tap: one job a tap, whose pixels are a rectangle; the columns of its sums are the channels;
+- by region (``phases``): the pixels that have the same taps; those side by side in a region's row
+  are one run of channels, which fills vectors better when there are few of them.
+
+And two ways round: rows of a tile, single numbers, are filters and its columns, vectors, are
+channels, or the other way ("by channel": few channels, many filters). The least estimated time
+decides. The pixels are added in ``parts``, whose number and bounds depend on the sizes alone;
+then the parts are added in order. All strides and offsets are in bytes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,9 +22,9 @@ import numpy as np
 
 from ..cpu.assemble import address
 from ..cpu.machine import cache_bytes
-from ..cpu.tiles import Tile, tile_shape
+from ..cpu.tiles import Shape, Tile, tile_shape
 from . import Conv2dSize
-from .phases import fprop_phases
+from .phases import Run, fprop_phases
 from .plan import Axis, merged
 
 JOB = np.dtype(
@@ -38,15 +43,18 @@ FACTS = np.dtype(
         (name, np.int64)
         for name in (
             *("itemsize", "groups", "a_group", "b_group", "y_group", "y_row", "sums", "lanes"),
-            *("vectors", "most_rows", "parts", "slices", "chunks", "by_channel", "filters"),
-            *("length", "filter_group"),
+            *("vectors", "most_rows", "parts", "slices", "chunks", "by_channel", "by_tap"),
+            *("filters", "length"),
         )
     ]
 )
 
 TASKS = 16  # that there shall be at least, for any number of threads
+MOST_BY_CHANNEL = 64 << 10  # numbers: these sums are transposed one by one
+REGION_COST = 1.1  # of regions, beside one rectangle a tap: more and shorter runs
+IN_FLIGHT = 8  # multiply-adds that a core works on at a time
 LEAST_STEPS = 4  # of a line of pixels that lie near each other
-PIECE = 64  # pixels of a row at most: some of them make a chunk
+PIECE = 64  # pixels of a line at most: some of them make a chunk
 
 
 @dataclass(frozen=True)
@@ -57,8 +65,9 @@ class WgradPlan:
     jobs: np.ndarray  # JOB
     taps: np.ndarray  # int64 pairs (bytes from a, bytes from b), one for each line of pixels
     tiles: np.ndarray  # int64 [rows - 1, vectors - 1]: machine code
-    sums_shape: tuple[int]
+    sums_shape: tuple[int] | None  # None: one part, straight into grad_w
     by_channel: bool
+    zeros: np.ndarray  # where sums begin
 
 
 @lru_cache(maxsize=512)
@@ -66,65 +75,123 @@ def wgrad_plan(size: Conv2dSize, dtype: str) -> WgradPlan:
     """Return the plan of wgrad."""
     item, shape = np.dtype(dtype).itemsize, tile_shape(dtype)
     channels, filters = size.c // size.groups, size.k // size.groups
-    (down,) = fprop_phases(size.p, size.r, size.stride_h, size.pad_top, size.dilation_h)
-    (across,) = fprop_phases(size.q, size.s, size.stride_w, size.pad_left, size.dilation_w)
-    row_length = channels * (size.s if size.dilation_w == 1 and size.groups == 1 else 1)
-    by_channel = _filled(filters, shape.lanes) > 1.1 * _filled(row_length, shape.lanes)
     length = size.r * size.s * channels
+    by_tap, by_channel = _way(size, shape)
     filter_row = -(-filters // shape.lanes) * shape.lanes * item  # of sums by channel
-
-    x_pixel, y_pixel = size.c * item, size.k * item
-    x_row, y_row = size.w * x_pixel, size.q * y_pixel
     jobs: list[tuple[int, ...]] = []
     taps: list[tuple[int, int]] = []
-    for rows in down.runs(size.h):
-        for cols in across.runs(size.w):
-            axes = (
-                Axis(cols.count, y_pixel, size.stride_w * x_pixel),
-                Axis(rows.count, y_row, size.stride_h * x_row),
-                Axis(size.n, size.p * y_row, size.h * x_row),
-            )
-            for steps, a_step, b_step, lines in _pixels(axes):
-                start = len(taps)
-                taps.extend((b, a) if by_channel else (a, b) for a, b in lines)
-                for r in range(rows.lo, rows.hi):
-                    for s, run in _tap_runs(across.offsets, cols.lo, cols.hi, size.groups):
-                        y_first = (r * size.s + s) * channels
-                        a = rows.first * y_row + cols.first * y_pixel
-                        b = (rows.first * size.stride_h + down.offsets[r]) * x_row
-                        b += (cols.first * size.stride_w + across.offsets[s]) * x_pixel
-                        lines_at = (steps, start, len(lines))
-                        if by_channel:
-                            places = (b, a, y_first * filter_row, b_step, a_step)
-                            jobs.append((*places, *lines_at, run * channels, filters))
-                        else:
-                            places = (a, b, y_first * item, a_step, b_step)
-                            jobs.append((*places, *lines_at, filters, run * channels))
+    for rows, r_taps, cols, s_taps in _rectangles(size, by_tap):
+        y_pixel, x_pixel = size.k * item, size.c * item
+        y_row, x_row = size.q * y_pixel, size.w * x_pixel
+        axes = (
+            Axis(cols.count, y_pixel, size.stride_w * x_pixel),
+            Axis(rows.count, y_row, size.stride_h * x_row),
+            Axis(size.n, size.p * y_row, size.h * x_row),
+        )
+        for steps, y_step, x_step, lines in _lines(axes):
+            start = len(taps)
+            taps.extend((x, y) if by_channel else (y, x) for y, x in lines)
+            for r in r_taps:
+                y = rows.first * y_row + cols.first * y_pixel
+                i = rows.first * size.stride_h + r * size.dilation_h - size.pad_top
+                j = cols.first * size.stride_w + s_taps[0] * size.dilation_w - size.pad_left
+                x = i * x_row + j * x_pixel
+                place, run = (r * size.s + s_taps[0]) * channels, len(s_taps) * channels
+                pixels = (steps, start, len(lines))
+                if by_channel:
+                    jobs.append((x, y, place * filter_row, x_step, y_step, *pixels, run, filters))
+                else:
+                    jobs.append((y, x, place * item, y_step, x_step, *pixels, filters, run))
     sums = length * filter_row if by_channel else filters * length * item
-    x_bytes = size.n * size.h * size.w * channels * item
+    x_bytes = size.n * size.p * size.q * channels * item
+    x_bytes = min(size.n * size.h * size.w * channels * item, x_bytes * size.r * size.s)
     row_tiles = 1 if by_channel else -(-filters // shape.rows)
     slices, parts = _split(row_tiles, sums, x_bytes, size.groups, size.n * size.p)
     read_bytes = x_bytes + size.n * size.p * size.q * filters * item
     chunks = -(-read_bytes // (cache_bytes()[1] // 2 * parts))
+    groups = (filters * item, channels * item)
     facts = np.zeros(1, FACTS)
-    a_group, b_group = filters * item, channels * item
-    if by_channel:
-        a_group, b_group = b_group, a_group
     facts[0] = (
-        *(item, size.groups, a_group, b_group, sums),
+        *(item, size.groups, *(groups[::-1] if by_channel else groups), sums),
         *(filter_row if by_channel else length * item, sums * size.groups, shape.lanes),
-        *(shape.vectors, shape.rows, parts, slices, chunks, by_channel, filters),
-        *(length, filters * length),
+        *(shape.vectors, shape.rows, parts, slices, chunks, by_channel, by_tap),
+        *(filters, length),
     )
+    straight = parts == 1 and not by_channel
     table = np.array(jobs, JOB)
     return WgradPlan(
         facts,
         table,
         np.array(taps, np.int64).reshape(-1, 2),
         _tiles(table, dtype, slices),
-        sums_shape=(parts * sums * size.groups // item,),
-        by_channel=by_channel,
+        None if straight else (parts * sums * size.groups // item,),
+        by_channel,
+        np.zeros(shape.width, dtype),
     )
+
+
+def _way(size: Conv2dSize, shape: Shape) -> tuple[bool, bool]:
+    """Return (by tap, by channel)."""
+    channels, filters = size.c // size.groups, size.k // size.groups
+
+    def cost(count: int, run: int, by_channel: bool) -> float:
+        rows, columns = (run, filters) if by_channel else (filters, run)
+        return count * _step_cost(rows, columns, shape)
+
+    ways = [(cost(size.s, channels, False), True, False)]
+    side_by_side = size.dilation_w == 1 and size.groups == 1 and size.s > 1
+    if side_by_side:
+        run = size.s * channels
+        ways.append((REGION_COST * cost(1, run, False), False, False))
+    if filters * channels * size.r * size.s <= MOST_BY_CHANNEL:
+        ways.append((cost(size.s, channels, True), True, True))
+        if side_by_side:
+            ways.append((REGION_COST * cost(1, run, True), False, True))
+    return min(ways)[1:]
+
+
+def _step_cost(rows: int, columns: int, shape: Shape) -> float:
+    """Return about how many instructions of its kind a step takes, over all tiles.
+
+    A core makes as many loads as multiply-adds in a cycle. Half of the vectors cross the lines
+    of the cache. With few sums the next step waits for them.
+    """
+    total = 0.0
+    for row in pieces(rows, shape.rows):
+        for column in range(0, columns, shape.width):
+            vectors = -(-min(shape.width, columns - column) // shape.lanes)
+            total += max(row * vectors, row + 1.5 * vectors, IN_FLIGHT)
+    return total
+
+
+def pieces(count: int, most: int) -> list[int]:
+    """Return about equal pieces of ``count``, the fewest of at most ``most``."""
+    number = -(-count // most)
+    return [count * (i + 1) // number - count * i // number for i in range(number)]
+
+
+def _rectangles(size: Conv2dSize, by_tap: bool) -> Iterator[tuple[Run, range, Run, range]]:
+    """Yield (rows of pixels, vertical taps, columns of pixels, horizontal taps side by side)."""
+    (down,) = fprop_phases(size.p, size.r, size.stride_h, size.pad_top, size.dilation_h)
+    (across,) = fprop_phases(size.q, size.s, size.stride_w, size.pad_left, size.dilation_w)
+    if not by_tap:
+        for rows in down.runs(size.h):
+            for cols in across.runs(size.w):
+                if rows.lo < rows.hi and cols.lo < cols.hi:
+                    yield rows, range(rows.lo, rows.hi), cols, range(cols.lo, cols.hi)
+        return
+    for r in range(size.r):
+        for s in range(size.s):
+            rows = _meeting(list(down.runs(size.h)), r)
+            cols = _meeting(list(across.runs(size.w)), s)
+            yield rows, range(r, r + 1), cols, range(s, s + 1)
+
+
+def _meeting(runs: list[Run], tap: int) -> Run:
+    """Return the outputs at which ``tap`` meets the image: they follow each other."""
+    found = [run for run in runs if run.lo <= tap < run.hi]
+    first = found[0].first if found else 0
+    return Run(first, sum(run.count for run in found), tap, tap + 1, 1)
 
 
 def _split(row_tiles: int, sums: int, x_bytes: int, groups: int, lines: int) -> tuple[int, int]:
@@ -139,43 +206,28 @@ def _split(row_tiles: int, sums: int, x_bytes: int, groups: int, lines: int) -> 
     return min(choices)[1:]
 
 
-def _filled(count: int, lanes: int) -> float:
-    """Return the share of lanes in use."""
-    return count / (-(-count // lanes) * lanes)
+def _lines(axes: tuple[Axis, ...]) -> list[tuple[int, int, int, list[tuple[int, int]]]]:
+    """Return (steps, strides of both, lines) that cover all pixels of a rectangle, each once.
 
-
-def _tap_runs(offsets: tuple[int, ...], lo: int, hi: int, groups: int) -> list[tuple[int, int]]:
-    """Return (first tap, taps) of each run of taps whose channels lie side by side in x."""
-    if lo == hi:
-        return []
-    if groups == 1 and offsets[hi - 1] - offsets[lo] == hi - 1 - lo:
-        return [(lo, hi - lo)]
-    return [(s, 1) for s in range(lo, hi)]
-
-
-def _pixels(axes: tuple[Axis, ...]) -> list[tuple[int, int, int, list[tuple[int, int]]]]:
-    """Return (steps, strides of a and b, lines) that cover all pixels of a region, each once.
-
-    The steps run along the image's row where it is long enough, else along the longest axis; a
-    long axis is cut into pieces, so that a chunk can be some of them.
+    The steps run along the image's row or column where it is long enough, else along the longest
+    axis; a long axis is cut into pieces, so that a chunk can be some of them.
     """
+    if not min(axis.count for axis in axes):
+        return [(0, 0, 0, [])]
     axes = merged(axes)
     near = [axis for axis in axes[:2] if axis.count >= LEAST_STEPS]
     run = near[0] if near else max(axes, key=lambda axis: axis.count)
-    others = [axis for axis in axes if axis is not run]
     lines = [(0, 0)]
-    for axis in others:
-        lines = [(a + i * axis.a, b + i * axis.y) for i in range(axis.count) for a, b in lines]
-    piece = -(-run.count // -(-run.count // PIECE)) if run.count else 1
+    for axis in axes:
+        if axis is not run:
+            lines = [(a + i * axis.a, y + i * axis.y) for i in range(axis.count) for a, y in lines]
+    piece = -(-run.count // -(-run.count // PIECE))
     whole, rest = divmod(run.count, piece)
     found = []
-    if whole:
-        starts = range(0, whole * piece, piece)
-        cut = [(a + i * run.a, b + i * run.y) for a, b in lines for i in starts]
-        found.append((piece, run.a, run.y, sorted(cut)))
-    if rest:
-        i = whole * piece
-        found.append((rest, run.a, run.y, sorted((a + i * run.a, b + i * run.y) for a, b in lines)))
+    for steps, starts in ((piece, range(0, whole * piece, piece)), (rest, [whole * piece])):
+        if steps:
+            cut = [(a + i * run.a, y + i * run.y) for a, y in lines for i in starts]
+            found.append((steps, run.a, run.y, sorted(cut)))
     return found
 
 
@@ -183,18 +235,12 @@ def _tiles(jobs: np.ndarray, dtype: str, slices: int) -> np.ndarray:
     """Return the machine code of the tiles that the jobs need; 0 for the others."""
     shape = tile_shape(dtype)
     found = np.zeros((shape.rows, shape.vectors), np.int64)
-    rows_needed, vectors_needed = set(), set()
-    for rows, columns in {(int(j["rows"]), int(j["columns"])) for j in jobs}:
+    for rows, columns in {(int(job["rows"]), int(job["columns"])) for job in jobs}:
+        widths = {min(shape.width, columns - at) for at in range(0, columns, shape.width)}
         for part in range(slices):
             own = rows * (part + 1) // slices - rows * part // slices
-            count = -(-own // shape.rows)
-            rows_needed |= {own * (i + 1) // count - own * i // count for i in range(count)}
-        if columns >= shape.width:
-            vectors_needed.add(shape.vectors)
-        if rest := columns % shape.width:
-            vectors_needed.add(-(-rest // shape.lanes))
-    for rows in rows_needed:
-        for vectors in vectors_needed:
-            tile = Tile("columns", rows, vectors, shape.lanes, dtype, shape.fused)
-            found[rows - 1, vectors - 1] = address(tile)
+            for row in set(pieces(own, shape.rows)):
+                for vectors in {-(-width // shape.lanes) for width in widths}:
+                    tile = Tile("columns", row, vectors, shape.lanes, dtype, shape.fused)
+                    found[row - 1, vectors - 1] = address(tile)
     return found

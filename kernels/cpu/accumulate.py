@@ -13,7 +13,7 @@ from .vector import call_tile, float_pointer, zero_bytes
 
 
 @parallel_jit(worth_bytes=WORTH_BYTES)
-def accumulate(a, b, sums, facts, jobs, taps, tiles):
+def accumulate(a, b, sums, zeros, facts, jobs, taps, tiles):
     """sums = products of a and b over pixels, a copy of them for each part of the pixels."""
     fact = facts[0]
     chunks = fact.parts * fact.chunks
@@ -21,54 +21,70 @@ def accumulate(a, b, sums, facts, jobs, taps, tiles):
         rest, piece = np.int64(task) // fact.slices, np.int64(task) % fact.slices
         group, part = rest // fact.parts, rest % fact.parts
         y = address(sums) + part * fact.sums + group * fact.y_group
-        if fact.slices == 1:
-            zero_bytes(y, fact.y_group)
-        else:
+        if not fact.by_tap:
             first = fact.filters * piece // fact.slices
             end = fact.filters * (piece + 1) // fact.slices
+            if fact.by_channel:
+                first, end = 0, fact.length
             zero_bytes(y + first * fact.y_row, (end - first) * fact.y_row)
         a_group = address(a) + group * fact.a_group
         b_group = address(b) + group * fact.b_group
         for chunk in range(part * fact.chunks, (part + 1) * fact.chunks):
+            # Of the first chunk, the tap of a job begins its sums: they start at zero.
+            begin = fact.by_tap and chunk == part * fact.chunks
+            last_taps = -1
             for i in range(len(jobs)):
-                first = jobs[i].tap_count * chunk // chunks
-                end = jobs[i].tap_count * (chunk + 1) // chunks
-                if first < end:
-                    table = address(taps) + 16 * (jobs[i].taps + first)
-                    _add(a_group, b_group, y, fact, jobs[i], table, end - first, tiles, piece)
+                job = jobs[i]
+                first = job.tap_count * chunk // chunks
+                end = job.tap_count * (chunk + 1) // chunks
+                starts = begin and job.y_first != last_taps
+                last_taps = job.y_first
+                if first < end or starts:
+                    table = address(taps) + 16 * (job.taps + first)
+                    start = address(zeros) if starts else 0
+                    _add(a_group, b_group, y, start, fact, job, table, end - first, tiles, piece)
 
 
 @jit
-def _add(a, b, y, fact, job, table, tap_count, tiles, piece):
-    """Add the products of some lines of pixels to the sums of a slice, tile by tile."""
-    item, width = fact.itemsize, fact.vectors * fact.lanes
+def _add(a, b, y, start, fact, job, table, tap_count, tiles, piece):
+    """Add the products of some lines of pixels to the sums of a slice, tile by tile.
+
+    The sums begin at ``start``, zeros; or, where that is 0, at what they are.
+    """
+    item, width, y_row = fact.itemsize, fact.vectors * fact.lanes, fact.y_row
     top, bottom = job.rows * piece // fact.slices, job.rows * (piece + 1) // fact.slices
     count = -(-(bottom - top) // fact.most_rows)
-    for column in range(0, job.columns, width):
-        columns = min(width, job.columns - column)
-        vectors = -(-columns // fact.lanes)
+    a_first, b_first, y_first = a + job.a_first, b + job.b_first, y + job.y_first
+    a_step, b_step, steps, lanes = job.a_step, job.b_step, job.steps, fact.lanes
+    job_columns = job.columns
+    for column in range(0, job_columns, width):
+        columns = min(width, job_columns - column)
+        vectors = -(-columns // lanes)
         for i in range(count):
             row = top + (bottom - top) * i // count
             rows = top + (bottom - top) * (i + 1) // count - row
             half = rows if rows <= 7 else -(-rows // 2)  # tiles.half_rows
-            place = y + job.y_first + row * fact.y_row + column * item
+            place = y_first + row * y_row + column * item
+            following = rows * y_row
+            if i + 1 == count:
+                following = (top - row) * y_row + width * item
             call_tile(
                 tiles[rows - 1, vectors - 1],
-                a + job.a_first + row * item,
-                b + job.b_first + column * item,
+                a_first + row * item,
+                b_first + column * item,
                 place,
                 table,
                 tap_count,
-                job.steps,
+                steps,
                 0,
-                0,
-                job.a_step,
-                job.b_step,
-                fact.y_row,
-                half * fact.y_row,
+                following,
+                a_step,
+                b_step,
+                y_row,
+                half * y_row,
                 columns,
-                place,
-                fact.y_row,
+                start if start else place,
+                0 if start else y_row,
             )
 
 

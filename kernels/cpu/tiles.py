@@ -42,9 +42,9 @@ PARAMETERS = (
 
 taps: address of tap_count pairs (bytes from a, bytes from b). a_step: of columns, how far a moves;
 of rows, how far the place moves that is asked into the cache for the next tile, which begins
-``steps`` such steps further. a_half, y_half: from the first row
-to the first of the second half of the rows, which need not follow the first half. start,
-start_row: where the sums begin; a stride of 0 repeats one row (the bias).
+``steps`` such steps further. a_half, y_half: from the first row to the first of the second half
+of the rows, which need not follow the first half; of columns, a_half is from y to that of the
+next tile. start, start_row: where the sums begin; a stride of 0 repeats one row (the bias).
 """
 
 PREFETCH_STEPS = 8  # of packed b: it comes from L2
@@ -206,7 +206,11 @@ class _Emitter:
             blocks[name] = self.function.append_basic_block(name)
         count = self.tile.rows * self.tile.vectors
         y_rows = self._y_rows()
-        for row in y_rows:  # usually in no cache: asked for before the sums, not after them
+        # The sums of a tile of rows are stored to where usually no cache holds them; those of
+        # columns are loaded too: asked for a tile earlier.
+        for row in y_rows:
+            if self.tile.kind == "columns":
+                row = self._at(row, self.argument["a_half"])
             for offset in range(0, self.tile.vectors * self.vector_bytes, LINE):
                 self._prefetch(self._at(row, offset), write=True)
         sums = self._start()
@@ -362,10 +366,10 @@ class _Emitter:
                 ahead = PREFETCH_STEPS * self.tile.vectors * self.vector_bytes + v
                 self._prefetch(self._at(b, ahead), write=False)
         elif self.tile.rows >= ROWS_THAT_HIDE_PREFETCHES:
-            ahead = builder.shl(self.argument["b_step"], _const(3))
+            ahead = builder.shl(self.argument["b_step"], _const(2))
             for v in range(0, self.tile.vectors * self.vector_bytes, LINE):
                 self._prefetch(self._at(self._at(b, ahead), v), write=False)
-            ahead = builder.shl(self.argument["a_step"], _const(3))
+            ahead = builder.shl(self.argument["a_step"], _const(2))
             self._prefetch(self._at(a[0], ahead), write=False)
         vectors = [self._load(self._at(b, v * self.vector_bytes)) for v in range(self.tile.vectors)]
         half = len(offsets)
