@@ -7,7 +7,7 @@ vector-Jacobian product, "vjp"). The walk is backpropagation as in the Edinburgh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextvars import ContextVar
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
@@ -111,7 +111,10 @@ class Node:
     has captured it: a parent is the node that made it, or a leaf.
     """
 
-    __slots__ = ("backend", "kept", "name", "overwrites", "parents", "retained", "shape", "vjps")
+    __slots__ = (
+        *("backend", "fills", "kept", "name", "overwrites"),
+        *("parents", "retained", "shape", "vjps"),
+    )
 
     requires_grad = True
 
@@ -123,6 +126,7 @@ class Node:
         vjps: tuple[Vjp | None, ...],
         kept: list[tuple[int, Shape, Version, int]],
         overwrites: bool,
+        fills: tuple[int, ...],
     ) -> None:
         self.name = name
         self.shape = shape
@@ -130,15 +134,19 @@ class Node:
         self.vjps: tuple[Vjp | None, ...] | None = vjps
         self.kept = kept
         self.overwrites = overwrites
+        self.fills = fills
         self.retained: Callable[[], Tensor | None] | None = None  # its tensor, by retain_grad
         self.backend = current_backend()
 
-    def gradients(self, grad: Array, owned: bool) -> list[tuple[Node | Tensor, Array]]:
+    def gradients(
+        self, grad: Array, owned: bool, begun: Collection[int]
+    ) -> list[tuple[Node | Tensor, Array]]:
         """Return (parent, its share of the gradient) for each parent that requires one.
 
         Args:
             grad: Gradient of the tensor that was made.
             owned: Nobody else sees the memory of ``grad``.
+            begun: The ids of those that have got a share already.
         """
         if self.vjps is None:
             raise RuntimeError(
@@ -154,13 +162,19 @@ class Node:
                     "be wrong: run forward again before backward"
                 )
         grad = grad[...]  # an object of this walk alone, by which ``once`` knows it
-        place = (grad if owned else None,) if self.overwrites else ()
+        shares = []
         with pinned(self.backend):
-            return [
-                (parent, vjp(grad, *place))
-                for parent, vjp in zip(self.parents, self.vjps, strict=True)
-                if parent is not None and vjp is not None and parent.requires_grad
-            ]
+            for i, (parent, vjp) in enumerate(zip(self.parents, self.vjps, strict=True)):
+                if parent is None or vjp is None or not parent.requires_grad:
+                    continue
+                if self.overwrites:
+                    share = vjp(grad, grad if owned else None)
+                elif i in self.fills:
+                    share = vjp(grad, None if id(parent) in begun else _free_place(parent))
+                else:
+                    share = vjp(grad)
+                shares.append((parent, share))
+        return shares
 
     def release(self) -> None:
         """Drop the arrays that the vjps captured, and the way to the parents."""
@@ -173,6 +187,7 @@ def differentiable(
     keeps: tuple[int, ...] | None = None,
     keeps_result: bool = False,
     overwrites: bool = False,
+    fills: tuple[int, ...] = (),
 ) -> Any:
     """Lift ``op(*arrays, **options) -> (array, one vjp an input)`` to Tensors.
 
@@ -187,10 +202,16 @@ def differentiable(
         keeps_result: The vjps use the array of the result.
         overwrites: The only vjp is called with a second argument: ``grad`` again where its
             result may be written over it, else None.
+        fills: Positions of the inputs whose vjps are called with a second argument: the place of
+            a leaf's gradient in a flat buffer, for the vjp to fill in and return; else None.
     """
     if op is None:
         return partial(
-            differentiable, keeps=keeps, keeps_result=keeps_result, overwrites=overwrites
+            differentiable,
+            keeps=keeps,
+            keeps_result=keeps_result,
+            overwrites=overwrites,
+            fills=fills,
         )
     name = op.__name__.lstrip("_")
 
@@ -219,7 +240,7 @@ def differentiable(
             if keeps_result:
                 kept.append((RESULT, result.shape, result._version, result._version.count))
             result.requires_grad = True
-            result._node = Node(name, result.shape, parents, vjps, kept, overwrites)
+            result._node = Node(name, result.shape, parents, vjps, kept, overwrites, fills)
         return result
 
     return lifted
@@ -260,7 +281,7 @@ def backward(root: Tensor, grad: Array, *, retain_graph: bool) -> None:
         tensor = vertex.retained and vertex.retained()
         if tensor is not None:
             accumulate(tensor, grad, False)
-        shares = vertex.gradients(grad, owned)
+        shares = vertex.gradients(grad, owned, gradients)
         passed_on = [_may_share_memory(share, grad) for _, share in shares]
         alone = passed_on.count(True) == 1
         for (parent, share), same in zip(shares, passed_on, strict=True):
@@ -287,22 +308,31 @@ def accumulate(tensor: Tensor, grad: Array, owned: bool) -> None:
     Without a place, a gradient that is ``owned``, which nobody else sees, becomes ``tensor.grad``.
     """
     if tensor.grad is None:
-        data, place = tensor.data, tensor._grad_slot
-        if (
-            place is not None
-            and type(place) is type(data)
-            and place.dtype == data.dtype
-            and place.shape == data.shape
-        ):
+        place = _free_place(tensor)
+        if place is None:
+            dtype = tensor.data.dtype
+            place = grad if owned and grad.dtype == dtype else layout.copy(grad, dtype)
+        elif grad is not place:  # which a vjp has filled in
             layout.fill(place, grad)
-            data = place
-        else:  # no place, or one for data since rebound
-            data = grad if owned and grad.dtype == data.dtype else layout.copy(grad, data.dtype)
-        tensor.grad = _tensor.Tensor(data)
+        tensor.grad = _tensor.Tensor(place)
     elif not isinstance(tensor.grad, _tensor.Tensor):
         raise TypeError(f"grad must be a Tensor or None, not {type(tensor.grad).__name__}")
     else:
         elementwise.accumulate(tensor.grad.data, layout.cast(grad, tensor.grad.dtype))
+
+
+def _free_place(vertex: Node | Tensor) -> Array | None:
+    """Return where the gradient of a leaf is to lie, unless there is no place or it has one."""
+    if isinstance(vertex, Node) or vertex.grad is not None:
+        return None
+    place, data = vertex._grad_slot, vertex.data
+    fits = (
+        place is not None
+        and type(place) is type(data)  # or data has been rebound since
+        and place.dtype == data.dtype
+        and place.shape == data.shape
+    )
+    return place if fits else None
 
 
 def _may_share_memory(a: Array, b: Array) -> bool:

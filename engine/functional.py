@@ -24,7 +24,7 @@ from ..kernels import max_pool2d as _max_pool2d_kernel
 from ..kernels import softmax_cross_entropy as _cross_entropy_kernel
 from ..kernels.arrays import Array, is_floating
 from ..kernels.conv2d import Conv2dSize
-from ..kernels.layout import channels_first, channels_last
+from ..kernels.layout import channels_first, channels_last, channels_last_view
 from ..kernels.pooling_window import PoolSize
 from . import ops
 from .autograd import differentiable, is_grad_enabled, jointly, once
@@ -64,14 +64,21 @@ def _batched(op: str, x: Any) -> tuple[Tensor, bool]:
 # Convolution and linear
 
 
-@differentiable(keeps=(0, 1))
+@differentiable(keeps=(0, 1), fills=(1,))
 def _conv2d(x: Array, w: Array, bias: Array | None, **window: Any) -> Any:
     x, w = channels_last(x), channels_last(w)
     size = Conv2dSize.of(x.shape, w.shape, **window)
     grad_last = once(channels_last)
+
+    def grad_w(g: Array, place: Array | None) -> Array:
+        if place is None or not (last := channels_last_view(place)).flags.c_contiguous:
+            return channels_first(_conv2d_kernel.wgrad(grad_last(g), x, size))
+        _conv2d_kernel.wgrad(grad_last(g), x, size, last)
+        return place
+
     return channels_first(_conv2d_kernel.fprop(x, w, bias, size)), (
         lambda g: channels_first(_conv2d_kernel.dgrad(grad_last(g), w, size)),
-        lambda g: channels_first(_conv2d_kernel.wgrad(grad_last(g), x, size)),
+        grad_w,
         lambda g: reduction.sum(g, (0, 2, 3)),
     )
 

@@ -217,12 +217,12 @@ def tanh(x: Array) -> Any:
 # Matrix product
 
 
-@differentiable
+@differentiable(fills=(1,))
 def product(x: Array, w: Array, bias: Array | None) -> Any:
     """x (M, C) times the transpose of w (K, C), plus the bias (K,): y (M, K)."""
     return linear.fprop(x, w, bias), (
         lambda g: linear.dgrad(g, w),
-        lambda g: linear.wgrad(g, x),
+        lambda g, place: linear.wgrad(g, x, place),
         lambda g: reduction.sum(g, 0),
     )
 

@@ -50,7 +50,12 @@ def contiguous(x: Array) -> Array:
 
 def channels_last(x: Array) -> Array:
     """Return a public (N, C, ...) array as C-contiguous (N, ..., C) memory."""
-    return contiguous(x.transpose(0, *range(2, x.ndim), 1))
+    return contiguous(channels_last_view(x))
+
+
+def channels_last_view(x: Array) -> Array:
+    """Return a public (N, C, ...) array as its (N, ..., C) view."""
+    return x.transpose(0, *range(2, x.ndim), 1)
 
 
 def channels_first(x: Array) -> Array:

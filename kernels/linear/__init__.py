@@ -8,7 +8,7 @@ MLP lectures. Arrays: x (M,C), w (K,C), bias (K,), y (M,K); any strides, results
 
 from dataclasses import dataclass
 
-from ..arrays import Array, Shape, check_floats, check_index_range, check_rank, empty
+from ..arrays import Array, Shape, check_floats, check_index_range, check_layout, check_rank, empty
 from ..backend import implementation
 
 
@@ -93,18 +93,23 @@ def dgrad(grad_y: Array, w: Array) -> Array:
     return grad_x
 
 
-def wgrad(grad_y: Array, x: Array) -> Array:
+def wgrad(grad_y: Array, x: Array, grad_w: Array | None = None) -> Array:
     """Gradient with respect to w: transposed grad_y (M, K) times x (M, C), giving (K, C).
 
+    ``grad_w`` is the C-contiguous array to fill in and return; a new one if it is None.
+
     Raises:
-        TypeError, ValueError: As ``fprop``.
+        TypeError, ValueError: As ``fprop``; ValueError also for a ``grad_w`` of another shape or
+            memory order.
     """
     check_rank("linear", 2, grad_y=grad_y, x=x)
-    check_floats("linear", grad_y=grad_y, x=x)
+    check_floats("linear", grad_y=grad_y, x=x, grad_w=grad_w)
     if grad_y.shape[0] != x.shape[0]:
         raise ValueError(
             f"linear: grad_y {tuple(grad_y.shape)} must be (M, K) for x {tuple(x.shape)} (M, C)"
         )
-    grad_w = empty(grad_y, (grad_y.shape[1], x.shape[1]))
-    implementation(__name__, grad_y, x).wgrad(grad_y, x, grad_w)
+    shape = (grad_y.shape[1], x.shape[1])
+    check_layout("linear", "grad_w", grad_w, shape)
+    grad_w = empty(grad_y, shape) if grad_w is None else grad_w
+    implementation(__name__, grad_y, x, grad_w).wgrad(grad_y, x, grad_w)
     return grad_w

@@ -6,8 +6,10 @@ import pickle
 import numpy as np
 import pytest
 
-from convolt import Parameter, Tensor
+from convolt import Parameter, Tensor, functional
 from convolt.engine.flat import FlatBuffer, flatten
+from convolt.kernels import layout
+from convolt.layers import Conv2d, Flatten, Linear, Sequential
 
 
 def parameters(rng, *shapes, dtype=np.float32):
@@ -94,6 +96,48 @@ def test_gradients_that_exist_move_into_the_buffer(rng):
     assert ps[1].grad is None
     ps[0].sum().backward()
     assert (flat.grads[0] == 6).all()
+
+
+def test_a_weight_gradient_is_written_where_it_is_to_lie(backend, rng, monkeypatch):
+    """Of a layer whose weight is used once, twice, and a second time after the first backward."""
+    convs = [Conv2d(2, 2, 3, padding=1) for _ in range(2)]
+    net = Sequential(*convs, Flatten(), Linear(32, 3)).double()
+    x = Tensor(rng.standard_normal((2, 2, 4, 4)))
+
+    def gradients(times):
+        for _ in range(times):
+            y = net(x)
+            again = net[3](net[2](convs[1](convs[1](x))))
+            (y.sum() + again.sum() + net[3].weight.sum()).backward()
+        grads = [p.grad.data.copy() for p in net.parameters()]
+        for p in net.parameters():
+            p.grad = None
+        return grads
+
+    refs = [gradients(times) for times in (1, 2)]
+    [flat] = flatten(net.parameters())
+    for times, ref in zip((1, 2), refs, strict=True):
+        flat.grad[...] = np.nan  # what lies there is not added to
+        for got, expected in zip(gradients(times), ref, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-12)
+    filled = []
+    monkeypatch.setattr(layout, "fill", lambda y, x: filled.append(y.shape))
+    net(x).sum().backward()
+    assert not {(2, 2, 3, 3), (3, 32)} & set(filled)  # none was copied
+    assert [p.grad.data is grad for p, grad in zip(net.parameters(), flat.grads, strict=True)]
+
+
+def test_a_weight_gradient_finds_its_place_whatever_the_memory_order(rng):
+    for order in ("K", "C"):
+        w = Parameter(np.copy(np.moveaxis(rng.standard_normal((4, 3, 3, 2)), -1, 1), order=order))
+        [flat] = flatten([w])
+        x = Tensor(rng.standard_normal((2, 2, 5, 5)))
+        functional.conv2d(x, w).sum().backward()
+        assert w.grad.data is flat.grads[0]
+        got = w.grad.data.copy()
+        free = Tensor(w.data.copy(), requires_grad=True)
+        functional.conv2d(x, free).sum().backward()
+        np.testing.assert_array_equal(got, free.grad.data)
 
 
 def test_one_buffer_a_dtype_and_shared_parameters_once(rng):

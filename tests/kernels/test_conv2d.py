@@ -135,6 +135,19 @@ def check_against_the_definition(size, arrays, nan_results):
         assert_within(g, e, m, length)
 
 
+def test_a_weight_gradient_is_written_into_the_array_given(backend, problem, rng):
+    size, x, w = problem
+    grad_y = rng.standard_normal(size.y_shape)
+    ref = conv2d.wgrad(grad_y, x, size)
+    place = np.full(32 + ref.size, np.nan)[32:].reshape(ref.shape)  # as in a flat buffer
+    assert conv2d.wgrad(grad_y, x, size, place) is place
+    np.testing.assert_array_equal(place, ref)
+    with pytest.raises(ValueError, match="conv2d: grad_w"):
+        conv2d.wgrad(grad_y, x, size, place[:, :, :, None])
+    with pytest.raises(TypeError, match="conv2d: grad_w has dtype float32"):
+        conv2d.wgrad(grad_y, x, size, place.astype(np.float32))
+
+
 def test_integers_give_equal_bits(backend, problem, rng):
     size, x, w = problem
     arrays = [rng.integers(-4, 5, a.shape).astype(np.float32) for a in (x, w)]

@@ -43,6 +43,19 @@ def test_equals_the_equation(backend, rng, m, c, k, dtype, nan_results):
         assert_within(g, e, s, length)
 
 
+def test_a_weight_gradient_is_written_into_the_array_given(backend, rng):
+    x, grad_y = rng.standard_normal((5, 7)), rng.standard_normal((5, 3))
+    ref = linear.wgrad(grad_y, x)
+    place = np.full(32 + 21, np.nan)[32:].reshape(3, 7)  # as in a flat buffer
+    assert linear.wgrad(grad_y, x, place) is place
+    np.testing.assert_array_equal(place, ref)
+    for wrong in (place.T, np.empty((7, 3)).T):
+        with pytest.raises(ValueError, match="linear: grad_w"):
+            linear.wgrad(grad_y, x, wrong)
+    with pytest.raises(TypeError, match="linear: grad_w has dtype float32"):
+        linear.wgrad(grad_y, x, place.astype(np.float32))
+
+
 def spread(a):
     """Equal to ``a``; rows are 3 longer than it is wide, columns every second element."""
     memory = np.full((len(a), 2 * a.shape[1] + 3), np.nan, a.dtype)
