@@ -149,7 +149,7 @@ def test_a_weight_gradient_is_written_into_the_array_given(backend, problem, rng
 
 
 def test_integers_give_equal_bits(backend, problem, rng):
-    size, x, _ = problem
+    size, x, w = problem
     arrays = [rng.integers(-4, 5, a.shape).astype(np.float32) for a in (x, w)]
     arrays += [rng.integers(-4, 5, s).astype(np.float32) for s in (size.k, size.y_shape)]
     with use_backend("numpy"):
@@ -215,7 +215,7 @@ def test_launch_configurations():
 
 
 def test_dgrad_and_wgrad_are_adjoints_of_fprop(backend, problem, rng):
-    size, x, _ = problem
+    size, x, w = problem
     grad_y = rng.standard_normal(size.y_shape)
     y, grad_x, grad_w = run(size, x, w, None, grad_y)
     scale = np.vdot(abs(grad_y), abs(y)) + 1e-300
