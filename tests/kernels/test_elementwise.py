@@ -10,6 +10,7 @@ from tolerance import assert_within
 
 from convolt.kernels import elementwise, layout
 from convolt.kernels.backend import use_backend
+from convolt.kernels.elementwise import on_numba
 
 BINARY = {
     "add": operator.add,
@@ -226,6 +227,26 @@ def test_any_strides_and_empty_arrays(backend, rng):
     )
     assert elementwise.add(np.ones((0, 3)), np.ones(3)).shape == (0, 3)
     assert elementwise.add(np.array(1.0), 2).shape == ()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_large_arrays_are_numpys_bit_by_bit(rng, monkeypatch, dtype):
+    """By Numba's loops: in any order of memory, and in place."""
+    monkeypatch.setattr(on_numba, "LARGE_BYTES", 0)
+    with use_backend("numba"):
+        for shape in ((3, 5, 37, 41), (70_001,), (1,), (2, 0)):
+            a, b = rng.standard_normal((2, *shape)).astype(dtype)
+            a.flat[::7] = b.flat[::3] = 0
+            for x, y in ((a, b), (a.T, b.T), (a[..., ::2], b[..., ::2]), (a, np.flip(b))):
+                for name in ("add", "subtract", "multiply", "divide"):
+                    with np.errstate(all="ignore"):
+                        expected = getattr(np, name)(x, y)
+                    np.testing.assert_array_equal(getattr(elementwise, name)(x, y), expected)
+                total = np.concatenate([x, x], axis=-1)
+                for here in (total[..., : x.shape[-1]], total.copy()[..., : x.shape[-1]], x.copy()):
+                    elementwise.accumulate(here, y)
+                    np.testing.assert_array_equal(here, x + y)
+                np.testing.assert_array_equal(total[..., x.shape[-1] :], x)
 
 
 def test_lengths_around_a_pack(backend, rng):

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convolt.kernels import indexing, layout
+from convolt.kernels.backend import use_backend
+from convolt.kernels.layout import on_numba
 from convolt.kernels.layout.on_cuda import pitch, tile, transposed_of
 
 
@@ -78,6 +80,23 @@ def test_any_number_of_channels_and_pixels(backend, rng, nan_results, channels, 
         first = layout.contiguous(layout.channels_first(last))
     np.testing.assert_array_equal(last, x.transpose(0, 2, 3, 1))
     np.testing.assert_array_equal(first, x)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(2, 33, 5, 7), (1, 16, 16, 16), (3, 1, 130, 40), (5, 19, 1, 1)])
+def test_matrices_transposed_in_registers(rng, monkeypatch, dtype, shape):
+    monkeypatch.setattr(on_numba, "SMALL", 0)
+    values = rng.integers(0, 250, shape).astype(dtype)
+    with use_backend("numba"):
+        for axes in itertools.permutations(range(4)):
+            x = np.ascontiguousarray(values.transpose(axes)).transpose(np.argsort(axes).tolist())
+            for source in (x, x[::-1, ::2], np.flip(x), np.broadcast_to(x[:1], x.shape)):
+                for y in (np.zeros_like(source, order="C"), np.zeros_like(values).T[::-1].T):
+                    if y.shape == source.shape:
+                        layout.fill(y, source)
+                        np.testing.assert_array_equal(y, source)
+            for other in (np.float32, np.float64):
+                np.testing.assert_array_equal(layout.copy(x, other), x.astype(other))
 
 
 TYPES = ["bool", "uint8", "int32", "int64", "float32", "float64", "bfloat16"]
