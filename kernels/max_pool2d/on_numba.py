@@ -39,13 +39,19 @@ def _forward(x, y, argmax, rows, columns, taps_s):
         for q in range(q_y):
             i = top[p] + r_first[p] * dilation_h
             j = left[q] + s_first[q] * dilation_w
-            y[n, p, q] = x[n, i, j]
-            argmax[n, p, q] = r_first[p] * taps_s + s_first[q]
+            _begin(x[n, i, j], r_first[p] * taps_s + s_first[q], y[n, p, q], argmax[n, p, q])
             for r in range(r_first[p], r_end[p]):
                 i = top[p] + r * dilation_h
                 for s in range(s_first[q], s_end[q]):
                     j = left[q] + s * dilation_w
                     _challenge(x[n, i, j], r * taps_s + s, y[n, p, q], argmax[n, p, q])
+
+
+@jit
+def _begin(pixel, tap, best, winner):
+    for c in range(len(best)):
+        best[c] = pixel[c]
+        winner[c] = tap
 
 
 @jit

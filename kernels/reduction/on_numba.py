@@ -120,7 +120,8 @@ def _sum_columns(columns, partial):
             for i in range(len(sums)):
                 sums[i] += wide(a[i])
         here = partial[part, left:right]  # all of the part's, if rows were taken together
-        here[:] = sums[: len(here)]
+        for i in range(len(here)):  # an assignment of slices takes Numba a second to compile
+            here[i] = sums[i]
         for i in range(len(here), len(sums)):
             here[i % kept] += sums[i]
 
