@@ -5,6 +5,9 @@ into rows of ``width`` lanes, width = a multiple of C; lane l holds channel l % 
 run over blocks of such rows. The blocks depend on the shape alone and their sums, in float64, are
 added in order, so that no result depends on the number of threads.
 
+The second pass computes in the dtype of x, with the mean as the sum of a number of this dtype and
+the rest: x minus the first is exact where the mean is much larger than the deviation.
+
 Memory is read once for the statistics or the sums of the gradient, and once more for the result,
 from the end backwards: there the caches still hold what was read last.
 """
@@ -37,9 +40,8 @@ def forward(x, weight, bias, running_mean, running_var, momentum, eps, y, mean, 
 def backward(grad_y, x, mean, inv_std, weight, grad_x, grad_weight, grad_bias):
     m = len(x)
     sum_g, sum_gx = _gradient_sums(grad_y, x, mean, inv_std)
-    channels = (mean, weight * inv_std, sum_g / m, inv_std * sum_gx / m)
     width, block = _lanes(x)
-    lanes = _repeated(channels, width)
+    lanes = _repeated((mean, weight * inv_std, sum_g / m, inv_std * sum_gx / m), width, x.dtype)
     _gradient_of_x(grad_y.reshape(-1), x.reshape(-1), lanes, block, grad_x.reshape(-1))
     grad_weight[...], grad_bias[...] = sum_gx, sum_g
 
@@ -75,10 +77,14 @@ def _lanes(x):
     return width, width * max(1, rows)
 
 
-def _repeated(channels, width):
-    """Return numbers of each channel (k, C) as numbers of each lane (k, width), float64."""
-    channels = np.array(channels, np.float64)
-    return np.tile(channels, width // channels.shape[1])
+def _repeated(channels, width, dtype):
+    """Return numbers of each channel as rows (k + 1, width) of each lane, the last the mean's rest.
+
+    The first number is the mean.
+    """
+    wide = np.array([*channels, channels[0]], np.float64)
+    wide[-1] -= wide[0].astype(dtype)
+    return np.tile(wide.astype(dtype, copy=False), width // wide.shape[1])
 
 
 def _statistics(x, mean):
@@ -93,14 +99,16 @@ def _statistics(x, mean):
 
 def _affine(x, mean, scale, bias, y):
     width, block = _lanes(x)
-    _lane_affine(x.reshape(-1), _repeated((mean, scale, bias), width), block, y.reshape(-1))
+    lanes = _repeated((mean, scale, bias), width, x.dtype)
+    _lane_affine(x.reshape(-1), lanes, block, y.reshape(-1))
 
 
 def _gradient_sums(grad_y, x, mean, inv_std):
     """Return the sums over m of grad_y and of grad_y * x_hat."""
     width, block = _lanes(x)
     sums = np.empty((-(-x.size // block), 2, width))
-    _block_sums(grad_y.reshape(-1), x.reshape(-1), _repeated((mean,), width), block, sums)
+    lanes = np.tile(mean, width // len(mean))
+    _block_sums(grad_y.reshape(-1), x.reshape(-1), lanes, block, sums)
     sum_g, sum_gx = sums.reshape(len(sums), 2, -1, len(mean)).sum(axis=(0, 2))
     return sum_g, sum_gx * inv_std
 
@@ -154,44 +162,48 @@ def _combine_moments(sums, size, block, mean, var):
     channels = len(mean)
     mean[:], var[:] = 0, 0
     for i in range(blocks):
-        shift, total, square = sums[i, 0], sums[i, 1], sums[i, 2]
+        rows, rest = divmod(min(block, size - i * block), width)
         for lane in range(width):
-            count = (min(block, size - i * block) + width - 1 - lane) // width
-            if count:
-                square[lane] -= total[lane] * (total[lane] / count)
-                shift[lane] += total[lane] / count
-                mean[lane % channels] += shift[lane] * count
+            count = rows + (lane < rest)
+            shift, total, square = sums[i, 0, lane], sums[i, 1, lane], sums[i, 2, lane]
+            less = total / max(count, 1)
+            sums[i, 0, lane], sums[i, 1, lane] = shift + less, count
+            sums[i, 2, lane] = square - total * less
+        for first in range(0, width, channels):
+            for c in range(channels):
+                mean[c] += sums[i, 1, first + c] * sums[i, 0, first + c]
     mean /= size // channels
     for i in range(blocks):
-        for lane in range(width):
-            count = (min(block, size - i * block) + width - 1 - lane) // width
-            if count:
-                c = lane % channels
-                var[c] += max(sums[i, 2, lane], 0) + count * (sums[i, 0, lane] - mean[c]) ** 2
-    var /= size // channels
+        for first in range(0, width, channels):
+            for c in range(channels):
+                apart = sums[i, 0, first + c] - mean[c]
+                var[c] += sums[i, 2, first + c] + sums[i, 1, first + c] * (apart * apart)
+    for c in range(channels):
+        var[c] = 0 if var[c] < 0 else var[c] / (size // channels)
 
 
 @parallel_jit
 def _lane_affine(x, lanes, block, y):
     """y = (x - mean) * scale + bias, from the last block to the first."""
     step, size, width = np.uint64(block), np.uint64(len(x)), np.uint64(lanes.shape[1])
-    mean, scale, bias = lanes[0], lanes[1], lanes[2]
+    mean, scale, bias, rest = lanes[0], lanes[1], lanes[2], lanes[3]
     blocks = (size + step - np.uint64(1)) // step
     for i in prange(blocks):
         first = (blocks - np.uint64(1) - np.uint64(i)) * step
         end = min(first + step, size)
         for row in range(first, end, width):
             for lane in range(min(width, end - row)):
-                y[row + lane] = (x[row + lane] - mean[lane]) * scale[lane] + bias[lane]
+                centered = (x[row + lane] - mean[lane]) - rest[lane]
+                y[row + lane] = centered * scale[lane] + bias[lane]
 
 
 @parallel_jit
-def _block_sums(grad_y, x, lanes, block, sums):
+def _block_sums(grad_y, x, mean, block, sums):
     """Sums of grad_y and of grad_y * (x - mean), of each lane of each block."""
     step, size = np.uint64(block), np.uint64(len(x))
     for i in prange(len(sums)):
         first = np.uint64(i) * step
-        _products(grad_y, x, lanes[0], first, min(first + step, size), sums[i, 0], sums[i, 1])
+        _products(grad_y, x, mean, first, min(first + step, size), sums[i, 0], sums[i, 1])
 
 
 @jit
@@ -217,14 +229,13 @@ def _products(grad_y, x, mean, first, end, total, product):
 def _gradient_of_x(grad_y, x, lanes, block, grad_x):
     """grad_x = scale * (grad_y - offset - (x - mean) * slope), from the last block to the first."""
     step, size, width = np.uint64(block), np.uint64(len(x)), np.uint64(lanes.shape[1])
-    mean, scale, offset, slope = lanes[0], lanes[1], lanes[2], lanes[3]
+    mean, scale, offset, slope, rest = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4]
     blocks = (size + step - np.uint64(1)) // step
     for i in prange(blocks):
         first = (blocks - np.uint64(1) - np.uint64(i)) * step
         end = min(first + step, size)
         for row in range(first, end, width):
             for lane in range(min(width, end - row)):
-                x_centered = x[row + lane] - mean[lane]
-                grad_x[row + lane] = scale[lane] * (
-                    grad_y[row + lane] - offset[lane] - x_centered * slope[lane]
-                )
+                centered = (x[row + lane] - mean[lane]) - rest[lane]
+                g = (grad_y[row + lane] - offset[lane]) - centered * slope[lane]
+                grad_x[row + lane] = scale[lane] * g
