@@ -100,7 +100,8 @@ class Check:
                 if o.status == "passed" and o.step.name in files
             ]
             summary, missed = see(read(made))
-            return summary | {"missed": "; ".join(missed) or "nothing"}, []
+            found = {"missed goals": len(missed), "missed": [{"goal": goal} for goal in missed]}
+            return summary | found, []
 
         return Phase(name, title, share, lambda: steps, conclude)
 

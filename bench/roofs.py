@@ -8,6 +8,7 @@ vectors, see to it that a roof does not depend on what convolt's kernels reach.
 import ctypes
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -27,29 +28,43 @@ LOOPS = 1 << 23  # some 20 ms, beside which it takes no time to wake threads
 STEP_BYTES = 256  # that the copy moves at a time
 
 
-def copy_bytes_s(copied_bytes: int, repeats: int = REPEATS) -> float:
-    """Return the bandwidth of a copy between two arrays of this size, bytes read and written.
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A copy of an array: ``call()`` moves ``bytes``, read and written."""
 
-    The best of: NumPy's copy and one that stores past the caches, each by one thread and by all,
-    and convolt's.
+    call: Callable[[], object]
+    bytes: int
+    bytes_s: float  # its bandwidth when it was chosen
+
+
+def best_copy(copied_bytes: int, repeats: int = REPEATS) -> Copy:
+    """Return the quickest way to copy an array of this size into another.
+
+    Of: NumPy's copy and one that stores past the caches, each by one thread and by all, and
+    convolt's.
     """
     parts = threads()
     part_bytes = max(STEP_BYTES, copied_bytes // parts // STEP_BYTES * STEP_BYTES)
     x, y = (aligned((parts, part_bytes), "uint8") for _ in range(2))
     x.fill(1)
     y.fill(0)
-    stream = _stream_loop()
+    stream, pool = _stream_loop(), ThreadPoolExecutor(parts)
 
     def streamed(to: np.ndarray, source: np.ndarray) -> None:
         stream(to.ctypes.data, source.ctypes.data, source.nbytes)
 
-    with ThreadPoolExecutor(parts) as pool:
-        copies: list[Callable[[], object]] = [lambda: layout.fill(y, x)]
-        for copy in (np.copyto, streamed):
-            copies.append(lambda copy=copy: copy(y, x))
-            copies.append(lambda copy=copy: list(pool.map(copy, y, x)))
-        best_s = min(interleaved(copies, repeats))
-    return 2 * x.nbytes / best_s
+    copies: list[Callable[[], object]] = [lambda: layout.fill(y, x)]
+    for copy in (np.copyto, streamed):
+        copies.append(lambda copy=copy: copy(y, x))
+        copies.append(lambda copy=copy: list(pool.map(copy, y, x)))
+    times_s = interleaved(copies, repeats)
+    best = int(np.argmin(times_s))
+    return Copy(copies[best], 2 * x.nbytes, 2 * x.nbytes / times_s[best])
+
+
+def copy_bytes_s(copied_bytes: int, repeats: int = REPEATS) -> float:
+    """Return the bandwidth of the best copy of so many bytes."""
+    return best_copy(copied_bytes, repeats).bytes_s
 
 
 def fma_flops_s(dtype: str = "float32", repeats: int = REPEATS) -> float:

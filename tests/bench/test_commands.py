@@ -163,7 +163,7 @@ def test_memory_bound_reports_every_op_beside_a_copy(run):
     for row in rows.values():
         speed = row["bytes"] / row["ours_s"] / 1e9
         assert row["gigabytes_per_s"] == pytest.approx(speed)
-        assert row["share_of_copy"] == pytest.approx(speed / report["copy_gigabytes_per_s"])
+        assert row["share_of_copy"] == pytest.approx(speed / row["copy_gigabytes_per_s"])
 
 
 def test_memory_bound_takes_some_ops(run):
