@@ -1,25 +1,26 @@
-"""max_pool2d in Numba: one line (n, row) a task, vectorized over the channels."""
+"""max_pool2d in Numba: one line (n, row) a turn, pixel by pixel, vectorized over the channels."""
 
 import numpy as np
 from numba import prange
 
 from ..cpu.jit import jit, parallel_jit
+from ..cpu.pixels import largest, reward
 
 
 def forward(x, y, argmax, size):
-    rows, columns = (
-        (axis.begin(), *axis.taps_inside(), axis.dilation)
-        for axis in (size.vertical, size.horizontal)
-    )
-    _forward(x, y, argmax, rows, columns, size.s)
+    rows, columns = _inside(size.vertical), _inside(size.horizontal)
+    cells = max(rows[2] - rows[1]) * max(columns[2] - columns[1])  # of a window, on the image
+    geometry = np.array([size.h, size.w, size.dilation_h, size.dilation_w, size.s, cells])
+    _forward(x.reshape(-1), y.reshape(-1), argmax.reshape(-1), rows, columns, geometry, *y.shape)
 
 
 def backward(grad_y, argmax, grad_x, size):
-    rows, columns = (
-        (axis.begin(), *axis.windows_over(), axis.dilation)
-        for axis in (size.vertical, size.horizontal)
-    )
-    _backward(grad_y, argmax, grad_x, rows, columns, size.s)
+    rows = np.stack([size.vertical.begin(), *size.vertical.taps_inside()])
+    over = np.stack(size.vertical.windows_over())
+    columns = _inside(size.horizontal)
+    geometry = np.array([size.p, size.q, size.dilation_h, size.dilation_w, size.s])
+    flat = (a.reshape(-1) for a in (grad_y, argmax, grad_x))
+    _backward(*flat, rows, over, columns, geometry, *grad_x.shape)
 
 
 def indices(argmax, positions, size):
@@ -29,67 +30,50 @@ def indices(argmax, positions, size):
     _indices(argmax, positions, rows, columns, size.s)
 
 
+def _inside(axis):
+    """Return, for each window, its first pixel, its first tap on the image, the one past its last."""
+    return np.stack([axis.begin(), *axis.taps_inside()])
+
+
 @parallel_jit
-def _forward(x, y, argmax, rows, columns, taps_s):
-    images, p_y, q_y = y.shape[:3]
-    top, r_first, r_end, dilation_h = rows
-    left, s_first, s_end, dilation_w = columns
+def _forward(x, y, argmax, rows, columns, geometry, images, p_y, q_y, channels):
+    height, width, dilation_h, dilation_w, taps_s, cells = geometry
+    offsets, taps = np.empty(cells, np.int64), np.empty(cells, np.int64)
     for line in prange(images * p_y):
         n, p = divmod(np.int64(line), p_y)
+        top = (n * height + rows[0, p]) * width
+        count = s_first = s_end = 0
         for q in range(q_y):
-            i = top[p] + r_first[p] * dilation_h
-            j = left[q] + s_first[q] * dilation_w
-            _begin(x[n, i, j], r_first[p] * taps_s + s_first[q], y[n, p, q], argmax[n, p, q])
-            for r in range(r_first[p], r_end[p]):
-                i = top[p] + r * dilation_h
-                for s in range(s_first[q], s_end[q]):
-                    j = left[q] + s * dilation_w
-                    _challenge(x[n, i, j], r * taps_s + s, y[n, p, q], argmax[n, p, q])
-
-
-@jit
-def _begin(pixel, tap, best, winner):
-    for c in range(len(best)):
-        best[c] = pixel[c]
-        winner[c] = tap
-
-
-@jit
-def _challenge(pixel, tap, best, winner):
-    """Where the pixel beats the best so far, or is NaN, it is the best and ``tap`` the winner."""
-    for c in range(len(best)):
-        value = pixel[c]
-        wins = value > best[c] or value != value
-        best[c] = value if wins else best[c]
-        winner[c] = tap if wins else winner[c]
+            if s_first != columns[1, q] or s_end != columns[2, q]:  # at the edges of the image
+                s_first, s_end = columns[1, q], columns[2, q]
+                count = 0
+                for r in range(rows[1, p], rows[2, p]):
+                    for s in range(s_first, s_end):
+                        offsets[count] = (r * dilation_h * width + s * dilation_w) * channels
+                        taps[count] = r * taps_s + s
+                        count += 1
+            first = (top + columns[0, q]) * channels
+            to = ((n * p_y + p) * q_y + q) * channels
+            largest(x, first, offsets, taps, count, channels, y, argmax, to)
 
 
 @parallel_jit
-def _backward(grad_y, argmax, grad_x, rows, columns, taps_s):
-    images, height, width = grad_x.shape[:3]
-    top, p_first, p_end, dilation_h = rows
-    left, q_first, q_end, dilation_w = columns
+def _backward(grad_y, argmax, grad_x, rows, over, columns, geometry, images, height, width, channels):
+    p_y, q_y, dilation_h, dilation_w, taps_s = geometry
     for line in prange(images * height):
         n, i = divmod(np.int64(line), height)
-        grad_x[n, i] = 0
-        for p in range(p_first[i], p_end[i]):
-            r, rest = divmod(i - top[p], dilation_h)
+        begin = (n * height + i) * width * channels
+        grad_x[begin : begin + width * channels] = 0
+        for p in range(over[0, i], over[1, i]):
+            r, rest = divmod(i - rows[0, p], dilation_h)
             if rest:
                 continue
-            for j in range(width):
-                for q in range(q_first[j], q_end[j]):
-                    s, rest = divmod(j - left[q], dilation_w)
-                    if rest == 0:
-                        tap = r * taps_s + s
-                        _reward(grad_y[n, p, q], argmax[n, p, q], tap, grad_x[n, i, j])
-
-
-@jit
-def _reward(grad, winner, tap, pixel):
-    """Add the gradient where ``tap`` is the winner."""
-    tap = winner.dtype.type(tap)  # compared in the narrow type, which vectorizes
-    for c in range(len(pixel)):
-        pixel[c] = pixel[c] + grad[c] if winner[c] == tap else pixel[c]
+            for q in range(q_y):
+                first = ((n * p_y + p) * q_y + q) * channels
+                s_first, s_end = columns[1, q], columns[2, q]
+                to = begin + (columns[0, q] + s_first * dilation_w) * channels
+                tap, count, step = r * taps_s + s_first, s_end - s_first, dilation_w * channels
+                reward(grad_y, argmax, first, tap, count, channels, grad_x, to, step)
 
 
 @jit
