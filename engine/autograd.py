@@ -282,19 +282,22 @@ def backward(root: Tensor, grad: Array, *, retain_graph: bool) -> None:
         if tensor is not None:
             accumulate(tensor, grad, False)
         shares = vertex.gradients(grad, owned, gradients)
-        passed_on = [_may_share_memory(share, grad) for _, share in shares]
-        alone = passed_on.count(True) == 1
-        for (parent, share), same in zip(shares, passed_on, strict=True):
+        if owned and len(shares) == 1:
+            mine = [True]
+        else:
+            passed_on = [_may_share_memory(share, grad) for _, share in shares]
+            alone = owned and passed_on.count(True) == 1
+            mine = [not same or alone for same in passed_on]
+        for (parent, share), is_mine in zip(shares, mine, strict=True):
             if tuple(share.shape) != parent.shape:
                 raise RuntimeError(
                     f"{vertex.name}: the gradient of an input of shape {parent.shape} came "
                     f"out with shape {tuple(share.shape)}; this is a defect of the op"
                 )
-            mine = (not same or (owned and alone)) and _is_writeable(share)
-            before, is_mine = gradients.get(id(parent), (None, False))
+            before, was_mine = gradients.get(id(parent), (None, False))
             if before is None:
-                gradients[id(parent)] = share, mine
-            elif is_mine:
+                gradients[id(parent)] = share, is_mine and _is_writeable(share)
+            elif was_mine:
                 elementwise.accumulate(before, share)
             else:
                 gradients[id(parent)] = elementwise.add(before, share), True

@@ -30,10 +30,11 @@ class Part:
     def __init__(self, flat: FlatBuffer, group_of: dict[int, int]) -> None:
         self.flat = flat
         self.state: dict[str, Array] = {}
-        self.table = np.zeros((len(flat.parameters), COLUMNS), np.int64)  # without the steps
-        self.table[:, START], self.table[:, SIZE] = flat.starts, flat.sizes
-        self.table[:, GROUP] = [group_of[id(p)] for p in flat.parameters]
-        self.segments = self._on_device(self.table)
+        self.groups = [group_of[id(p)] for p in flat.parameters]
+        self.active = [0] * len(self.groups)
+        table = np.zeros((len(self.groups), COLUMNS), np.int64)
+        table[:, START], table[:, SIZE], table[:, GROUP] = flat.starts, flat.sizes, self.groups
+        self.segments = self._on_device(table)
         self.rows: list[tuple[float, ...]] = []
         self.hyper: Array = None
 
@@ -41,9 +42,9 @@ class Part:
         """Return a copy of a host table where the parameters are."""
         return np.array(table, like=self.flat.data)
 
-    def gather(self) -> np.ndarray:
-        """Bring the gradients into the flat buffer; return who has one, (S,) of 0 and 1."""
-        active = np.zeros(len(self.table), np.int64)
+    def gather(self) -> list[int]:
+        """Bring the gradients into the flat buffer; return who has one, 0 or 1 for each."""
+        active = [0] * len(self.groups)
         for i, p in enumerate(self.flat.parameters):
             if p.requires_grad and p.grad is not None:
                 check_gradient(p)
@@ -52,11 +53,11 @@ class Part:
                 active[i] = 1
         return active
 
-    def write(self, active: np.ndarray, rows: list[tuple[float, ...]]) -> None:
+    def write(self, active: list[int], rows: list[tuple[float, ...]]) -> None:
         """Write the tables that the kernel reads, where they have changed."""
-        if (self.table[:, ACTIVE] != active).any():
-            self.table[:, ACTIVE] = active
-            layout.fill(self.segments[:, ACTIVE], self._on_device(active))
+        if self.active != active:
+            layout.fill(self.segments[:, ACTIVE], self._on_device(np.array(active, np.int64)))
+            self.active = active
         if self.rows != rows:
             hyper = self._on_device(np.array(rows, np.float64))
             if self.hyper is None:
@@ -82,7 +83,7 @@ class Part:
     def restore(self, states: dict[int, tuple[int, dict[str, Array]]]) -> None:
         """Set steps and state of all parameters from {id: (steps, arrays)}; absent: zero."""
         zero = full(self.flat.data, 0, ())
-        steps = np.zeros(len(self.table), np.int64)
+        steps = np.zeros(len(self.groups), np.int64)
         for i, p in enumerate(self.flat.parameters):
             steps[i], arrays = states.get(id(p), (0, {}))
             self.make_state(arrays)
@@ -227,12 +228,12 @@ class Optimizer(ABC):
         active = [part.gather() for part in self._parts]
         self._make_state()
         for part, takes_part in zip(self._parts, active, strict=True):
-            if takes_part.any():
+            if any(takes_part):
                 part.write(takes_part, rows)
                 flat = part.flat
                 self._update(flat.data, flat.grad, part.state, part.segments, part.hyper)
-                for i in np.flatnonzero(takes_part):
-                    flat.parameters[i]._version.count += 1
+                for p, took_part in zip(flat.parameters, takes_part, strict=True):
+                    p._version.count += took_part
         return loss
 
     @property
@@ -318,7 +319,7 @@ class Optimizer(ABC):
         }
         held = [id(p) for part in self._parts for p in part.flat.parameters]
         if len(held) == len(group_of) and all(
-            group_of.get(id(p)) == part.table[i, GROUP] and part.flat.holds(i)
+            group_of.get(id(p)) == part.groups[i] and part.flat.holds(i)
             for part in self._parts
             for i, p in enumerate(part.flat.parameters)
         ):
