@@ -9,7 +9,8 @@ packed: [phase][tile of columns][tap][channel][columns of the tile].
 All strides and offsets are in bytes.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..cpu.assemble import address
 from ..cpu.machine import cache_bytes
 from ..cpu.tiles import Shape, Tile, Transpose, half_rows, tile_shape
 from . import Conv2dSize
-from .phases import NONE, Phase, blocks, dgrad_phases, fprop_phases
+from .phases import NONE, Phase, Run, blocks, dgrad_phases, fprop_phases
 
 REGION = np.dtype(
     [
@@ -34,7 +35,7 @@ REGION = np.dtype(
 """A region: ``outer x middle`` lines of ``run`` pixels, ``rows // lines`` of them a tile."""
 
 PACK = np.dtype(
-    [(name, np.int64) for name in ("to", "width", "first", "columns", "group", "taps", "tap_count")]
+    [(name, np.int64) for name in ("to", "first", "width", "columns", "group", "taps", "tap_count")]
 )
 """Filters of one phase, group and tile of columns: where to, and the taps in their order."""
 
@@ -44,7 +45,7 @@ FACTS = np.dtype(
         for name in (
             *("itemsize", "groups", "a_group", "y_group", "b_group", "width", "k_tiles"),
             *("tiles", "parts", "k_parts", "tile_outer", "block", "channels", "outputs"),
-            *("w_output", "w_channel", "w_tap", "transposes", "transpose", "lanes"),
+            *("w_output", "w_channel", "w_tap", "transposes", "transpose", "lanes", "a_k"),
         )
     ]
 )
@@ -79,34 +80,18 @@ class Axis:
     y: int
 
 
-@dataclass
-class _Builder:
-    """Collects the tables of a plan."""
-
-    shape: Shape
-    dtype: str
-    itemsize: int
-    regions: list[tuple[int, ...]] = field(default_factory=list)
-    taps: list[tuple[int, int]] = field(default_factory=list)
-    packs: list[tuple[int, ...]] = field(default_factory=list)
-    filter_taps: list[int] = field(default_factory=list)
-
-    def tile(self, rows: int, columns: int) -> int:
-        vectors = -(-columns // self.shape.lanes)
-        return address(Tile("rows", rows, vectors, self.shape.lanes, self.dtype, self.shape.fused))
-
-
 def fprop_plan(size: Conv2dSize, dtype: str, threads: int) -> Plan:
     """Return the plan of fprop."""
     vertical = fprop_phases(size.p, size.r, size.stride_h, size.pad_top, size.dilation_h)
     horizontal = fprop_phases(size.q, size.s, size.stride_w, size.pad_left, size.dilation_w)
-    taps = size.r * size.s
     channels, outputs = size.c // size.groups, size.k // size.groups
-    strides = (taps * channels, 1, channels)  # of w: output, channel, tap
-    images = ((size.n, size.h, size.w), (size.n, size.p, size.q))
-    return _correlation(
-        *(vertical, horizontal, images, channels, outputs, size.groups),
-        *(strides, dtype, threads, size.s),
+    return _plan(
+        vertical,
+        horizontal,
+        _Images(size.n, size.h, size.w, size.p, size.q),
+        _Filters(size.groups, channels, outputs, size.r * size.s, size.s, fprop=True),
+        dtype,
+        threads,
     )
 
 
@@ -114,140 +99,241 @@ def dgrad_plan(size: Conv2dSize, dtype: str, threads: int) -> Plan:
     """Return the plan of dgrad: grad_y correlated with the rotated filters, phase by phase."""
     vertical = dgrad_phases(size.h, size.r, size.stride_h, size.pad_top, size.dilation_h)
     horizontal = dgrad_phases(size.w, size.s, size.stride_w, size.pad_left, size.dilation_w)
-    taps = size.r * size.s
     channels, outputs = size.k // size.groups, size.c // size.groups
-    strides = (1, taps * outputs, outputs)
-    images = ((size.n, size.p, size.q), (size.n, size.h, size.w))
-    return _correlation(
-        *(vertical, horizontal, images, channels, outputs, size.groups),
-        *(strides, dtype, threads, size.s),
+    return _plan(
+        vertical,
+        horizontal,
+        _Images(size.n, size.p, size.q, size.h, size.w),
+        _Filters(size.groups, channels, outputs, size.r * size.s, size.s, fprop=False),
+        dtype,
+        threads,
     )
 
 
-Images = tuple[tuple[int, int, int], tuple[int, int, int]]  # (N, height, width) of input, output
+@dataclass(frozen=True, slots=True)
+class _Images:
+    n: int
+    in_h: int
+    in_w: int
+    out_h: int
+    out_w: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Filters:
+    """Channels are of one group, outputs too; both as the correlation sees them."""
+
+    groups: int
+    channels: int
+    outputs: int
+    taps: int
+    width: int  # of a filter: taps in a row
+    fprop: bool
+
+    @property
+    def depthwise(self) -> bool:
+        return self.channels == self.outputs == 1 < self.groups
+
+    def w_strides(self) -> tuple[int, int, int]:
+        """Return the distances in w, in numbers, of (outputs, channels, taps)."""
+        if self.fprop:
+            return self.taps * self.channels, 1, self.channels
+        return 1, self.taps * self.outputs, self.outputs
 
 
 @lru_cache(maxsize=512)
-def _correlation(
+def _plan(
     vertical: tuple[Phase, ...],
     horizontal: tuple[Phase, ...],
-    images: Images,
-    channels: int,
-    outputs: int,
-    groups: int,
-    w_strides: tuple[int, int, int],
+    images: _Images,
+    filters: _Filters,
     dtype: str,
     threads: int,
-    filter_width: int,
 ) -> Plan:
-    """Return the plan; ``channels`` and ``outputs`` are of one group."""
-    itemsize = np.dtype(dtype).itemsize
-    shape = tile_shape(dtype)
-    (n, in_h, in_w), (_, out_h, out_w) = images
-    block = _block(horizontal, outputs, shape) if groups == 1 else 1
-    if block > 1:
-        horizontal = (blocks(horizontal, out_w, block),)
-    builder = _Builder(shape, dtype, itemsize)
-    pixel, y_pixel = groups * channels * itemsize, groups * outputs * itemsize
-    columns = block * outputs
-    width = min(shape.width, -(-columns // shape.lanes) * shape.lanes)
-    k_tiles = -(-columns // width)
-    last = columns - (k_tiles - 1) * width
-    last_width = -(-last // shape.lanes) * shape.lanes
-    packed = 0
-    for down in vertical:
-        for across in horizontal:
-            taps = len(down.offsets) * len(across.offsets)
-            for k in range(k_tiles):
-                own = last_width if k == k_tiles - 1 else width
-                builder.packs.extend(
+    return _Builder(images, filters, dtype).plan(vertical, horizontal, threads)
+
+
+class _Builder:
+    """Collects the tables of a plan."""
+
+    def __init__(self, images: _Images, filters: _Filters, dtype: str) -> None:
+        self.images, self.filters, self.dtype = images, filters, dtype
+        self.itemsize = np.dtype(dtype).itemsize
+        self.shape = tile_shape(dtype)
+        self.kind = "channels" if filters.depthwise else "rows"
+        self.most_rows = self.shape.rows_beside if filters.depthwise else self.shape.rows
+        # A depthwise convolution is one group whose lanes are the groups.
+        self.groups = 1 if filters.depthwise else filters.groups
+        self.outputs = filters.groups if filters.depthwise else filters.outputs
+        self.pixel = filters.groups * filters.channels * self.itemsize
+        self.y_pixel = filters.groups * filters.outputs * self.itemsize
+        self.regions: list[tuple[int, ...]] = []
+        self.taps: list[tuple[int, int]] = []
+        self.packs: list[tuple[int, ...]] = []
+        self.filter_taps: list[int] = []
+        self.packed = 0  # bytes, of one group
+
+    def plan(
+        self, vertical: tuple[Phase, ...], horizontal: tuple[Phase, ...], threads: int
+    ) -> Plan:
+        shape, filters, itemsize = self.shape, self.filters, self.itemsize
+        few = filters.groups == 1
+        self.block = _block(horizontal, self.outputs, shape) if few else 1
+        if self.block > 1:
+            horizontal = (blocks(horizontal, self.images.out_w, self.block),)
+        columns = self.block * self.outputs
+        self.width = min(shape.width, _whole(columns, shape.lanes))
+        self.k_tiles = -(-columns // self.width)
+        self.last = columns - (self.k_tiles - 1) * self.width
+        self.last_width = _whole(self.last, shape.lanes)
+        if filters.depthwise:
+            self._pack(filters.taps, range(filters.taps))
+        for down in vertical:
+            for across in horizontal:
+                self._add_phase(down, across)
+        regions = np.array(self.regions, REGION)
+        packs = np.array(self.packs, PACK)
+        packs["to"] += packs["group"] * self.packed
+        tiles = int(regions["tiles"].sum())
+        a_bytes = self.images.n * self.images.in_h * self.images.in_w * self.pixel // self.groups
+        tile_outer, parts, k_parts = _tasks(
+            tiles, self.k_tiles, self.packed, a_bytes, self.groups, threads
+        )
+        strides = filters.w_strides()
+        transposes = filters.depthwise or (self.block == 1 and strides[1] == 1)
+        facts = np.zeros(1, FACTS)
+        facts[0] = (
+            *(itemsize, self.groups, filters.channels * itemsize, self.outputs * itemsize),
+            *(self.packed, self.width, self.k_tiles, tiles, parts, k_parts, tile_outer),
+            *(self.block, filters.channels, self.outputs, *strides, transposes),
+            address(Transpose(shape.lanes, self.dtype)) if transposes else 0,
+            shape.lanes,
+            self.width * itemsize if filters.depthwise else 0,
+        )
+        return Plan(
+            facts,
+            regions,
+            np.array(self.taps, np.int64).reshape(-1, 2),
+            packs,
+            np.array(self.filter_taps, np.int64),
+            packed_shape=(self.packed * self.groups // itemsize,),
+            block=self.block,
+            width_bytes=self.width * itemsize,
+            zeros=np.zeros(shape.width, self.dtype),
+        )
+
+    def _pack(self, taps: int, filter_taps: Iterable[int]) -> None:
+        """Have the filters of these taps packed, for every tile of columns and group."""
+        step = taps * self.filters.channels * self.itemsize  # of one column
+        for k in range(self.k_tiles):
+            last = k == self.k_tiles - 1
+            for group in range(self.groups):
+                self.packs.append(
                     (
-                        *(packed + k * taps * channels * width * itemsize, own, k * width),
-                        *(last if k == k_tiles - 1 else width, group),
-                        *(len(builder.filter_taps), taps),
+                        *(self.packed + k * step * self.width, k * self.width),
+                        *(self.last_width if last else self.width,),
+                        *(self.last if last else self.width, group, len(self.filter_taps), taps),
                     )
-                    for group in range(groups)
                 )
-            for r in down.taps[0]:
-                for j in range(len(across.offsets)):
-                    tap_of = [across.taps[i][j] for i in range(block)]
-                    builder.filter_taps.extend(
-                        NONE if s == NONE else r * filter_width + s for s in tap_of
-                    )
-            for rows in down.runs(in_h):
-                for cols in across.runs(in_w):
-                    axes = (
-                        Axis(cols.count, across.in_step * pixel, across.step * y_pixel),
-                        Axis(
-                            *(rows.count, down.in_step * in_w * pixel),
-                            down.step * out_w * y_pixel,
-                        ),
-                        Axis(n, in_h * in_w * pixel, out_h * out_w * y_pixel),
-                    )
-                    first = Axis(
-                        0,
-                        (rows.first * down.in_step * in_w + cols.first * across.in_step) * pixel,
-                        (
-                            (down.first + rows.first * down.step) * out_w
-                            + across.first
-                            + cols.first * across.step
-                        )
-                        * y_pixel,
-                    )
-                    reads = [
-                        (v, h) for v in range(rows.lo, rows.hi) for h in range(cols.lo, cols.hi)
-                    ]
-                    near = across.offsets[cols.lo : cols.hi]
-                    steps = channels
-                    if groups == 1 and near and near[-1] - near[0] == len(near) - 1:
-                        reads = [(v, h) for v, h in reads if h == cols.lo]
-                        steps *= len(near)
-                    _add_region(
-                        builder,
-                        axes,
-                        first,
-                        reads=[
-                            (
-                                (down.offsets[v] * in_w + across.offsets[h]) * pixel,
-                                (v * len(across.offsets) + h) * channels * itemsize,
-                            )
-                            for v, h in reads
-                        ],
-                        steps=steps,
-                        widths=(width, last_width),
-                        columns=cols.outputs * outputs,
-                        b_first=packed,
-                        k_bytes=taps * channels * width * itemsize,
-                    )
-            packed += taps * channels * ((k_tiles - 1) * width + last_width) * itemsize
-    regions = np.array(builder.regions, REGION)
-    tiles = int(regions["tiles"].sum())
-    group_bytes = packed
-    a_bytes = n * in_h * in_w * channels * itemsize
-    tile_outer, parts, k_parts = _tasks(tiles, k_tiles, group_bytes, a_bytes, groups, threads)
-    packs = np.array(builder.packs, PACK)
-    packs["to"] += packs["group"] * group_bytes
-    transposes = block == 1 and w_strides[1] == 1
-    facts = np.zeros(1, FACTS)
-    facts[0] = (
-        *(itemsize, groups, channels * itemsize, outputs * itemsize, group_bytes),
-        *(width, k_tiles, tiles, parts, k_parts, tile_outer, block, channels, outputs),
-        *w_strides,
-        transposes,
-        address(Transpose(shape.lanes, dtype)) if transposes else 0,
-        shape.lanes,
-    )
-    return Plan(
-        facts,
-        regions,
-        np.array(builder.taps, np.int64).reshape(-1, 2),
-        packs,
-        np.array(builder.filter_taps, np.int64),
-        packed_shape=(group_bytes * groups // itemsize,),
-        block=block,
-        width_bytes=width * itemsize,
-        zeros=np.zeros(shape.width, dtype),
-    )
+        self.filter_taps.extend(filter_taps)
+        self.packed += step * ((self.k_tiles - 1) * self.width + self.last_width)
+
+    def _add_phase(self, down: Phase, across: Phase) -> None:
+        """Add the regions of a pair of phases."""
+        start, taps = self.packed, len(down.offsets) * len(across.offsets)
+        if self.filters.depthwise:
+            start, taps = 0, self.filters.taps
+        else:
+            self._pack(
+                taps,
+                (
+                    NONE if tap[j] == NONE else r * self.filters.width + tap[j]
+                    for r in down.taps[0]
+                    for j in range(len(across.offsets))
+                    for tap in across.taps
+                ),
+            )
+        k_bytes = taps * self.filters.channels * self.width * self.itemsize
+        for rows in down.runs(self.images.in_h):
+            for cols in across.runs(self.images.in_w):
+                self._add_region(down, rows, across, cols, start, k_bytes)
+
+    def _reads(
+        self, down: Phase, rows: Run, across: Phase, cols: Run
+    ) -> tuple[list[tuple[int, int]], int]:
+        """Return (bytes from a, bytes from b a column) of each tap, and the steps of a tap.
+
+        Taps whose channels follow each other in memory are one.
+        """
+        channels, width = self.filters.channels, len(across.offsets)
+        places = [(v, h) for v in range(rows.lo, rows.hi) for h in range(cols.lo, cols.hi)]
+        near = across.offsets[cols.lo : cols.hi]
+        steps = channels
+        if self.filters.groups == 1 and near and near[-1] - near[0] == len(near) - 1:
+            places = [(v, h) for v, h in places if h == cols.lo]
+            steps *= len(near)
+        reads = []
+        for v, h in places:
+            tap = v * width + h
+            if self.filters.depthwise:
+                tap = down.taps[0][v] * self.filters.width + across.taps[0][h]
+            a = (down.offsets[v] * self.images.in_w + across.offsets[h]) * self.pixel
+            reads.append((a, tap * channels * self.itemsize))
+        return reads, steps
+
+    def _add_region(
+        self, down: Phase, rows: Run, across: Phase, cols: Run, b_first: int, k_bytes: int
+    ) -> None:
+        images, pixel, y_pixel = self.images, self.pixel, self.y_pixel
+        row, y_row = images.in_w * pixel, images.out_w * y_pixel
+        axes = merged(
+            (
+                Axis(cols.count, across.in_step * pixel, across.step * y_pixel),
+                Axis(rows.count, down.in_step * row, down.step * y_row),
+                Axis(images.n, images.in_h * row, images.out_h * y_row),
+            )
+        )
+        a_first = rows.first * down.in_step * row + cols.first * across.in_step * pixel
+        y_first = (down.first + rows.first * down.step) * y_row
+        y_first += (across.first + cols.first * across.step) * y_pixel
+        height, lines, run = _rows(axes, self.most_rows)
+        others = [axis for axis in axes if axis is not run]
+        others += [Axis(1, 0, 0)] * (2 - len(others))
+        middle, outer = others
+        if middle.count == 1:
+            middle, outer = outer, middle
+        half = half_rows(height)
+        a_half, y_half = (middle.a, middle.y) if lines == 2 else (half * run.a, half * run.y)
+        reads, steps = self._reads(down, rows, across, cols)
+        starts = []
+        for width in (self.width, self.last_width):
+            starts.append(len(self.taps))
+            self.taps.extend((a, b * width) for a, b in reads)
+        tiles_in_line = -(-run.count // (height // lines))
+        self.regions.append(
+            (
+                *(outer.count, middle.count, run.count, outer.a, middle.a, run.a, a_half, a_first),
+                *(outer.y, middle.y, run.y, y_half, y_first, cols.outputs * self.outputs),
+                *(b_first, *starts, len(reads), steps, height, lines, tiles_in_line),
+                outer.count * -(-middle.count // lines) * tiles_in_line,
+                self._tile(height, self.width),
+                self._tile(height, self.last),
+                k_bytes,
+            )
+        )
+
+    def _tile(self, rows: int, columns: int) -> int:
+        shape = self.shape
+        partial = self.kind == "channels" and columns % shape.lanes != 0
+        vectors = -(-columns // shape.lanes)
+        return address(
+            Tile(self.kind, rows, vectors, shape.lanes, self.dtype, shape.fused, partial)
+        )
+
+
+def _whole(count: int, lanes: int) -> int:
+    """Return ``count`` rounded up to whole vectors."""
+    return -(-count // lanes) * lanes
 
 
 def _block(horizontal: tuple[Phase, ...], outputs: int, shape: Shape) -> int:
@@ -271,56 +357,21 @@ def _block(horizontal: tuple[Phase, ...], outputs: int, shape: Shape) -> int:
     return max(choices, key=lambda block: (round(share(block), 3), -block))
 
 
-def _add_region(
-    builder: _Builder,
-    axes: tuple[Axis, ...],
-    first: Axis,
-    *,
-    reads: list[tuple[int, int]],
-    steps: int,
-    widths: tuple[int, int],
-    columns: int,
-    b_first: int,
-    k_bytes: int,
-) -> None:
-    axes = merged(axes)
-    most = builder.shape.rows
-    choices = [_rows(axis, axes, most) for axis in axes]
+def _rows(axes: tuple[Axis, ...], most: int) -> tuple[int, int, Axis]:
+    """Return the rows of a tile, the lines of pixels that they are of, and the axis they run along.
+
+    The inner axis, whose pixels lie near each other, unless half of a tile would be empty.
+    """
+    choices = []
+    for run in axes:
+        fit = min(most, ROWS_IN_SET) if run.a % PAGE == 0 else most
+        rows, lines = even(run.count, fit), 1
+        others = any(axis.count > 1 for axis in axes if axis is not run)
+        if others and 2 * run.count <= fit and half_rows(2 * run.count) == run.count:
+            rows, lines = 2 * run.count, 2
+        choices.append((rows, lines, run))
     good = [choice for choice in choices if 2 * choice[0] >= most]
-    rows, lines, run = good[0] if good else max(choices, key=lambda choice: choice[0])
-    others = [axis for axis in axes if axis is not run]
-    others += [Axis(1, 0, 0)] * (2 - len(others))
-    middle, outer = others
-    if middle.count == 1:
-        middle, outer = outer, middle
-    half = half_rows(rows)
-    starts = []
-    for width in widths:
-        starts.append(len(builder.taps))
-        builder.taps.extend((a, b * width) for a, b in reads)
-    tiles_in_line = -(-run.count // (rows // lines))
-    builder.regions.append(
-        (
-            *(outer.count, middle.count, run.count, outer.a, middle.a, run.a),
-            *(middle.a if lines == 2 else half * run.a, first.a),
-            *(outer.y, middle.y, run.y, middle.y if lines == 2 else half * run.y, first.y),
-            *(columns, b_first, *starts, len(reads), steps, rows, lines, tiles_in_line),
-            outer.count * -(-middle.count // lines) * tiles_in_line,
-            *(builder.tile(rows, width) for width in widths),
-            k_bytes,
-        )
-    )
-
-
-def _rows(run: Axis, axes: tuple[Axis, ...], most: int) -> tuple[int, int, Axis]:
-    """Return the rows of a tile along ``run``, the lines that they are of, and ``run``."""
-    if run.a % PAGE == 0:
-        most = min(most, ROWS_IN_SET)
-    two = 2 * run.count
-    pairs = any(axis.count > 1 for axis in axes if axis is not run)
-    if pairs and two <= most and half_rows(two) == run.count:
-        return two, 2, run
-    return even(run.count, most), 1, run
+    return good[0] if good else max(choices, key=lambda choice: choice[0])
 
 
 def merged(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:

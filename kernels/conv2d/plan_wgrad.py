@@ -10,8 +10,9 @@ which all of them meet the image. There are two ways to cut:
 
 And two ways round: rows of a tile, single numbers, are filters and its columns, vectors, are
 channels, or the other way ("by channel": few channels, many filters). The least estimated time
-decides. The pixels are added in ``parts``, whose number and bounds depend on the sizes alone;
-then the parts are added in order. All strides and offsets are in bytes.
+decides. Of a depthwise convolution the rows are taps and the lanes channels. The pixels are
+added in ``parts``, whose number and bounds depend on the sizes alone; then the parts are added
+in order. All strides and offsets are in bytes.
 """
 
 from collections.abc import Iterator
@@ -44,7 +45,7 @@ FACTS = np.dtype(
         for name in (
             *("itemsize", "groups", "a_group", "b_group", "y_group", "y_row", "sums", "lanes"),
             *("vectors", "most_rows", "parts", "slices", "chunks", "by_channel", "by_tap"),
-            *("filters", "length"),
+            *("filters", "length", "a_row", "a_column"),
         )
     ]
 )
@@ -64,7 +65,7 @@ class WgradPlan:
     facts: np.ndarray  # FACTS, one
     jobs: np.ndarray  # JOB
     taps: np.ndarray  # int64 pairs (bytes from a, bytes from b), one for each line of pixels
-    tiles: np.ndarray  # int64 [rows - 1, vectors - 1]: machine code
+    tiles: np.ndarray  # int64 [partial, rows - 1, vectors - 1]: machine code
     sums_shape: tuple[int] | None  # None: one part, straight into grad_w
     by_channel: bool
     zeros: np.ndarray  # where sums begin
@@ -74,9 +75,14 @@ class WgradPlan:
 def wgrad_plan(size: Conv2dSize, dtype: str) -> WgradPlan:
     """Return the plan of wgrad."""
     item, shape = np.dtype(dtype).itemsize, tile_shape(dtype)
-    channels, filters = size.c // size.groups, size.k // size.groups
+    groups, channels, filters = size.groups, size.c // size.groups, size.k // size.groups
+    depthwise = channels == filters == 1 < groups
+    if depthwise:
+        groups, filters = 1, size.k
+        by_tap, by_channel = False, True
+    else:
+        by_tap, by_channel = _way(size, shape)
     length = size.r * size.s * channels
-    by_tap, by_channel = _way(size, shape)
     filter_row = -(-filters // shape.lanes) * shape.lanes * item  # of sums by channel
     jobs: list[tuple[int, ...]] = []
     taps: list[tuple[int, int]] = []
@@ -102,29 +108,32 @@ def wgrad_plan(size: Conv2dSize, dtype: str) -> WgradPlan:
                     jobs.append((x, y, place * filter_row, x_step, y_step, *pixels, run, filters))
                 else:
                     jobs.append((y, x, place * item, y_step, x_step, *pixels, filters, run))
+    table = np.array(jobs, JOB)
+    whole = not depthwise and not (table["columns"] % shape.lanes).any()
+    most_rows = shape.rows if whole else shape.rows_beside
     sums = length * filter_row if by_channel else filters * length * item
     x_bytes = size.n * size.p * size.q * channels * item
     x_bytes = min(size.n * size.h * size.w * channels * item, x_bytes * size.r * size.s)
-    row_tiles = 1 if by_channel else -(-filters // shape.rows)
-    slices, parts = _split(row_tiles, sums, x_bytes, size.groups, size.n * size.p)
+    row_tiles = 1 if by_channel else -(-filters // most_rows)
+    slices, parts = _split(row_tiles, sums, x_bytes, groups, size.n * size.p)
     read_bytes = x_bytes + size.n * size.p * size.q * filters * item
     chunks = -(-read_bytes // (cache_bytes()[1] // 2 * parts))
-    groups = (filters * item, channels * item)
+    strides = (filters * item, channels * item)
     facts = np.zeros(1, FACTS)
     facts[0] = (
-        *(item, size.groups, *(groups[::-1] if by_channel else groups), sums),
-        *(filter_row if by_channel else length * item, sums * size.groups, shape.lanes),
-        *(shape.vectors, shape.rows, parts, slices, chunks, by_channel, by_tap),
+        *(item, groups, *(strides[::-1] if by_channel else strides), sums),
+        *(filter_row if by_channel else length * item, sums * groups, shape.lanes),
+        *(shape.vectors, most_rows, parts, slices, chunks, by_channel, by_tap),
         *(filters, length),
+        *((size.dilation_w * size.c * item, 1) if depthwise else (item, 0)),
     )
     straight = parts == 1 and not by_channel
-    table = np.array(jobs, JOB)
     return WgradPlan(
         facts,
         table,
         np.array(taps, np.int64).reshape(-1, 2),
-        _tiles(table, dtype, slices),
-        None if straight else (parts * sums * size.groups // item,),
+        _tiles("channels" if depthwise else "columns", table, dtype, slices, most_rows),
+        None if straight else (parts * sums * groups // item,),
         by_channel,
         np.zeros(shape.width, dtype),
     )
@@ -231,16 +240,17 @@ def _lines(axes: tuple[Axis, ...]) -> list[tuple[int, int, int, list[tuple[int, 
     return found
 
 
-def _tiles(jobs: np.ndarray, dtype: str, slices: int) -> np.ndarray:
+def _tiles(kind: str, jobs: np.ndarray, dtype: str, slices: int, most: int) -> np.ndarray:
     """Return the machine code of the tiles that the jobs need; 0 for the others."""
     shape = tile_shape(dtype)
-    found = np.zeros((shape.rows, shape.vectors), np.int64)
+    found = np.zeros((2, shape.rows, shape.vectors), np.int64)
     for rows, columns in {(int(job["rows"]), int(job["columns"])) for job in jobs}:
         widths = {min(shape.width, columns - at) for at in range(0, columns, shape.width)}
         for part in range(slices):
             own = rows * (part + 1) // slices - rows * part // slices
-            for row in set(pieces(own, shape.rows)):
-                for vectors in {-(-width // shape.lanes) for width in widths}:
-                    tile = Tile("columns", row, vectors, shape.lanes, dtype, shape.fused)
-                    found[row - 1, vectors - 1] = address(tile)
+            for row in set(pieces(own, most)):
+                for width in widths:
+                    partial, vectors = width % shape.lanes != 0, -(-width // shape.lanes)
+                    tile = Tile(kind, row, vectors, shape.lanes, dtype, shape.fused, partial)
+                    found[int(partial), row - 1, vectors - 1] = address(tile)
     return found

@@ -56,28 +56,26 @@ def _add(a, b, y, start, fact, job, table, tap_count, tiles, piece):
     count = -(-(bottom - top) // fact.most_rows)
     a_first, b_first, y_first = a + job.a_first, b + job.b_first, y + job.y_first
     a_step, b_step, steps, lanes = job.a_step, job.b_step, job.steps, fact.lanes
-    job_columns = job.columns
+    job_columns, a_row, a_column = job.columns, fact.a_row, fact.a_column * item
     for column in range(0, job_columns, width):
         columns = min(width, job_columns - column)
-        vectors = -(-columns // lanes)
+        vectors, partial = -(-columns // lanes), int(columns % lanes != 0)
         for i in range(count):
             row = top + (bottom - top) * i // count
             rows = top + (bottom - top) * (i + 1) // count - row
             half = rows if rows <= 7 else -(-rows // 2)  # tiles.half_rows
             place = y_first + row * y_row + column * item
-            following = rows * y_row
-            if i + 1 == count:
-                following = (top - row) * y_row + width * item
+            following = rows * y_row if i + 1 < count else (top - row) * y_row + width * item
             call_tile(
-                tiles[rows - 1, vectors - 1],
-                a_first + row * item,
+                tiles[partial, rows - 1, vectors - 1],
+                a_first + row * a_row + a_column * column,
                 b_first + column * item,
                 place,
                 table,
                 tap_count,
                 steps,
-                0,
-                following,
+                a_row,
+                half * a_row if a_column else following,
                 a_step,
                 b_step,
                 y_row,

@@ -51,6 +51,7 @@ def _walk(a, b, to, start, start_step, fact, regions, taps, first, end, k, k_end
     """Compute tiles ``first`` to ``end``, numbered through all regions, of columns k to k_end."""
     before, table = 0, address(taps)
     last_k, width, width_bytes = fact.k_tiles - 1, fact.width, fact.width * fact.itemsize
+    a_k = fact.a_k
     for i in range(len(regions)):
         region = regions[i]
         tile, stop = max(first - before, 0), min(end - before, region.tiles)
@@ -89,7 +90,7 @@ def _walk(a, b, to, start, start_step, fact, regions, taps, first, end, k, k_end
                 last = some == last_k
                 call_tile(
                     last_code if last else code,
-                    a_tile,
+                    a_tile + some * a_k,
                     b_first + some * k_bytes,
                     y_tile + some * width_bytes,
                     last_places if last else places,

@@ -9,12 +9,14 @@ strides are in bytes, every address is the caller's to keep alive, and nothing b
 ``columns`` numbers of a row of y is written. Each sum runs over t and j in order, in one chain
 of fused multiply-adds, so that its bits depend neither on the tile nor on who computes it.
 
-Two kinds of tile differ in what is known when they are compiled:
+Three kinds of tile differ in what is known when they are compiled:
 
-- ``Rows``: a moves by one number a step, its rows by any stride; b is packed, V * L numbers a
+- "rows": a moves by one number a step, its rows by any stride; b is packed, V * L numbers a
   step. For fprop and dgrad: rows are pixels, b the filters.
-- ``Columns``: the rows of a are neighbours; a and b move by any stride. For wgrad: steps are
+- "columns": the rows of a are neighbours; a and b move by any stride. For wgrad: steps are
   pixels.
+- "channels": a row of a is not one number but vectors as wide as those of b, multiplied lane by
+  lane; all strides are any. For depthwise convolutions.
 
 No tile may spill a register (tests/kernels/cpu/test_tiles.py reads the assembly).
 """
@@ -60,6 +62,7 @@ class Shape:
     vectors: int
     lanes: int
     fused: bool
+    rows_beside: int  # of tiles that need more registers: of channels, and partial ones
 
     @property
     def width(self) -> int:
@@ -72,16 +75,22 @@ def tile_shape(dtype: str) -> Shape:
     """Return the shape of the tiles for the CPU at hand."""
     lanes = vector_bytes() // (4 if dtype == "float32" else 8)
     if vector_registers() == 16:
-        rows, vectors = 6, 2
+        rows, vectors, beside = 6, 2, 3
+    elif vector_bytes() == 64:
+        rows, vectors, beside = 14, 2, 12
     else:
-        rows, vectors = (14, 2) if vector_bytes() == 64 else (6, 4)
+        rows, vectors, beside = 6, 4, 3
     fused = "fma" in cpu_features() or platform.machine().lower() in ("aarch64", "arm64")
-    return Shape(rows, vectors, lanes, fused)
+    return Shape(rows, vectors, lanes, fused, beside)
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One variant: ``kind`` "rows" or "columns", its rows, vectors and element type."""
+    """One variant: ``kind`` "rows", "columns" or "channels", its size and element type.
+
+    A ``partial`` tile reads, too, no more than ``columns`` numbers of its vectors: the last one
+    has fewer than ``lanes``. (Packed ones, of rows, are padded.)
+    """
 
     kind: str
     rows: int
@@ -89,11 +98,12 @@ class Tile:
     lanes: int
     dtype: str = "float32"
     fused: bool = True  # multiply and add in one instruction, which some old CPUs lack
+    partial: bool = False
 
     @property
     def name(self) -> str:
         """Of the compiled function."""
-        kind = f"{self.kind}{'' if self.fused else '_unfused'}"
+        kind = self.kind + "_partial" * self.partial + "_unfused" * (not self.fused)
         return f"{kind}_{self.rows}x{self.vectors}x{self.lanes}_{self.dtype}"
 
 
@@ -214,9 +224,10 @@ class _Emitter:
             for offset in range(0, self.tile.vectors * self.vector_bytes, LINE):
                 self._prefetch(self._at(row, offset), write=True)
         sums = self._start()
+        self.last_mask = self._masks()[-1] if self.tile.partial else None
         a, b, taps = (self._pointer(name) for name in ("a", "b", "taps"))
         halves = [a]
-        if self.tile.kind == "rows" and half_rows(self.tile.rows) < self.tile.rows:
+        if self.tile.kind != "columns" and half_rows(self.tile.rows) < self.tile.rows:
             halves.append(self._at(a, self.argument["a_half"]))
         offsets = self._row_offsets()
         entry = builder.block
@@ -340,19 +351,19 @@ class _Emitter:
         ]
 
     def _load_rows(self, rows: list[ir.Value], masks: list[ir.Value] | None) -> list[ir.Value]:
-        zero, align = ir.Constant(self.vector, None), ir.Constant(I32, self.itemsize)
         loaded = []
         for row in rows:
             for v in range(self.tile.vectors):
                 pointer = self._at(row, v * self.vector_bytes)
-                if masks is None:
-                    loaded.append(self._load(pointer))
-                else:
-                    typed = self.builder.bitcast(pointer, self.vector.as_pointer())
-                    loaded.append(
-                        self.builder.call(self.masked_load, [typed, align, masks[v], zero])
-                    )
+                loaded.append(
+                    self._load_masked(pointer, masks[v]) if masks else self._load(pointer)
+                )
         return loaded
+
+    def _load_masked(self, pointer: ir.Value, mask: ir.Value) -> ir.Value:
+        typed = self.builder.bitcast(pointer, self.vector.as_pointer())
+        zero, align = ir.Constant(self.vector, None), ir.Constant(I32, self.itemsize)
+        return self.builder.call(self.masked_load, [typed, align, mask, zero])
 
     def _step(
         self, a: list[ir.Value], b: ir.Value, sums: list[ir.Value], offsets: list[ir.Value | int]
@@ -371,14 +382,25 @@ class _Emitter:
                 self._prefetch(self._at(self._at(b, ahead), v), write=False)
             ahead = builder.shl(self.argument["a_step"], _const(2))
             self._prefetch(self._at(a[0], ahead), write=False)
-        vectors = [self._load(self._at(b, v * self.vector_bytes)) for v in range(self.tile.vectors)]
-        half = len(offsets)
-        after = []
+        vectors = self._load_vectors(b)
+        half, after = len(offsets), []
         for m in range(self.tile.rows):
-            number = self._broadcast(self._at(a[m // half], offsets[m % half]))
-            for v, vector in enumerate(vectors):
-                after.append(self._multiply_add(number, vector, sums[m * len(vectors) + v]))
+            place = self._at(a[m // half], offsets[m % half])
+            if self.tile.kind == "channels":
+                factors = self._load_vectors(place)
+            else:
+                factors = [self._broadcast(place)] * len(vectors)
+            for v, (factor, vector) in enumerate(zip(factors, vectors, strict=True)):
+                after.append(self._multiply_add(factor, vector, sums[m * len(vectors) + v]))
         return after
+
+    def _load_vectors(self, place: ir.Value) -> list[ir.Value]:
+        found = []
+        for v in range(self.tile.vectors):
+            pointer = self._at(place, v * self.vector_bytes)
+            cut = self.tile.partial and v == self.tile.vectors - 1
+            found.append(self._load_masked(pointer, self.last_mask) if cut else self._load(pointer))
+        return found
 
     def _multiply_add(self, a: ir.Value, b: ir.Value, total: ir.Value) -> ir.Value:
         if self.tile.fused:

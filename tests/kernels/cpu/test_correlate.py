@@ -1,5 +1,9 @@
 """Convolution and matrix products over register tiles: phases, and bits for any thread count."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -92,6 +96,51 @@ def test_no_bit_depends_on_the_number_of_threads(dtype):
                     assert results(dtype) == expected
     finally:
         thread_count.set_num_threads(before)
+
+
+GUARDED = """
+import ctypes, mmap
+import numpy as np
+from convolt.kernels import conv2d, linear
+from convolt.kernels.backend import use_backend
+
+def before_a_guard(values):
+    pages = -(-max(values.nbytes, 1) // mmap.PAGESIZE)
+    memory = mmap.mmap(-1, (pages + 1) * mmap.PAGESIZE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    libc = ctypes.CDLL(None, use_errno=True)
+    guard = ctypes.c_void_p(start + pages * mmap.PAGESIZE)
+    assert libc.mprotect(guard, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+    first = pages * mmap.PAGESIZE - values.nbytes
+    array = np.frombuffer(memory, values.dtype, values.size, first).reshape(values.shape)
+    array[...] = values
+    return array
+
+rng = np.random.default_rng(0)
+shapes = [((2, 5, 7, 3), (5, 3, 3, 3), 1), ((1, 9, 9, 20), (33, 3, 3, 20), 1)]
+shapes += [((2, 4, 4, 17), (17, 3, 3, 1), 17), ((1, 3, 3, 1), (1, 2, 2, 1), 1)]
+shapes += [((1, 5, 5, 10), (6, 3, 3, 5), 2), ((3, 1, 1, 50), (70, 1, 1, 50), 1)]
+with use_backend("numba"):
+    for dtype in (np.float32, np.float64):
+        for x_shape, w_shape, groups in shapes:
+            size = conv2d.Conv2dSize.of(x_shape, w_shape, padding=w_shape[1] // 2, groups=groups)
+            given = (x_shape, w_shape, size.y_shape, (size.k,))
+            plain = [rng.standard_normal(shape).astype(dtype) for shape in given]
+            results = []
+            for x, w, grad_y, bias in (plain, [before_a_guard(a) for a in plain]):
+                results.append((conv2d.fprop(x, w, bias, size), conv2d.dgrad(grad_y, w, size)))
+                results[-1] += (conv2d.wgrad(grad_y, x, size),)
+            for one, other in zip(*results):
+                assert one.tobytes() == other.tobytes()
+print("read nothing beyond")
+"""
+
+
+def test_nothing_is_read_beyond_an_array():
+    environment = os.environ | {"CONVOLT_BACKEND": "numba"}
+    command = [sys.executable, "-c", GUARDED]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.stdout == "read nothing beyond\n", result.stderr
 
 
 def test_infinities_and_nans_are_results_not_warnings(backend):

@@ -10,13 +10,13 @@ from convolt.kernels.cpu.assemble import address, assembly
 from convolt.kernels.cpu.tiles import PARAMETERS, Shape, Tile, Transpose, half_rows, tile_shape
 
 CPUS = {  # (triple, CPU, vector register of its assembly, the shape of its tiles)
-    "skylake": ("x86_64-linux-gnu", "skylake-avx512", "zmm", Shape(14, 2, 16, True)),
-    "sapphire rapids": ("x86_64-linux-gnu", "sapphirerapids", "zmm", Shape(14, 2, 16, True)),
-    "zen 5": ("x86_64-linux-gnu", "znver5", "zmm", Shape(14, 2, 16, True)),
-    "haswell": ("x86_64-linux-gnu", "haswell", "ymm", Shape(6, 2, 8, True)),
-    "zen 2": ("x86_64-linux-gnu", "znver2", "ymm", Shape(6, 2, 8, True)),
-    "neoverse": ("aarch64-linux-gnu", "neoverse-n1", "q", Shape(6, 4, 4, True)),
-    "apple m1": ("arm64-apple-macosx", "apple-m1", "q", Shape(6, 4, 4, True)),
+    "skylake": ("x86_64-linux-gnu", "skylake-avx512", "zmm", Shape(14, 2, 16, True, 12)),
+    "sapphire rapids": ("x86_64-linux-gnu", "sapphirerapids", "zmm", Shape(14, 2, 16, True, 12)),
+    "zen 5": ("x86_64-linux-gnu", "znver5", "zmm", Shape(14, 2, 16, True, 12)),
+    "haswell": ("x86_64-linux-gnu", "haswell", "ymm", Shape(6, 2, 8, True, 3)),
+    "zen 2": ("x86_64-linux-gnu", "znver2", "ymm", Shape(6, 2, 8, True, 3)),
+    "neoverse": ("aarch64-linux-gnu", "neoverse-n1", "q", Shape(6, 4, 4, True, 3)),
+    "apple m1": ("arm64-apple-macosx", "apple-m1", "q", Shape(6, 4, 4, True, 3)),
 }
 
 
@@ -28,13 +28,21 @@ def call(tile, **arguments):
     kind(address(tile))(*values)
 
 
-def variants(kinds=("rows", "columns"), dtypes=("float32", "float64")):
-    for dtype in dtypes:
+KINDS = [("rows", False), ("columns", False), ("columns", True)]
+KINDS += [("channels", False), ("channels", True)]
+
+
+def most_rows(shape, kind, partial):
+    return shape.rows_beside if partial or kind == "channels" else shape.rows
+
+
+def variants():
+    for dtype in ("float32", "float64"):
         shape = tile_shape(dtype)
-        for kind in kinds:
-            for rows in range(1, shape.rows + 1):
+        for kind, partial in KINDS:
+            for rows in range(1, most_rows(shape, kind, partial) + 1):
                 for vectors in range(1, shape.vectors + 1):
-                    yield Tile(kind, rows, vectors, shape.lanes, dtype, shape.fused)
+                    yield Tile(kind, rows, vectors, shape.lanes, dtype, shape.fused, partial)
 
 
 @pytest.mark.parametrize("tile", [*variants()], ids=lambda tile: tile.name)
@@ -42,10 +50,14 @@ def test_a_tile_adds_the_products_of_its_taps(tile, rng):
     item, width, taps, steps = np.dtype(tile.dtype).itemsize, tile.vectors * tile.lanes, 3, 5
     half = half_rows(tile.rows)
     a = rng.integers(-4, 5, (2, 40, 40)).astype(tile.dtype)  # [half, row or step, step or row]
+    lanes = np.arange(width)
     b = rng.integers(-4, 5, (taps * steps + 20, width)).astype(tile.dtype)
     offsets = np.array([[3, 0], [0, 2 * steps], [7, steps]])  # of a in numbers, of b in rows
     table = offsets * [item, width * item]
-    for columns in (width, width - 1, 1):
+    least = width - tile.lanes + 1  # of a partial tile: its last vector has lanes
+    for columns in (least, width - 1) if tile.partial else (width, width - 1, 1):
+        if not 0 < columns < width + (not tile.partial):
+            continue
         y = np.full((2, 20, width + 3), np.nan, tile.dtype)
         start = rng.integers(-4, 5, width).astype(tile.dtype)
         expected = y.copy()
@@ -56,8 +68,11 @@ def test_a_tile_adds_the_products_of_its_taps(tile, rng):
                 for j in range(steps):
                     if tile.kind == "rows":
                         number = a[int(part)].reshape(-1)[a_first + row * 40 + j]
-                    else:
+                    elif tile.kind == "columns":
                         number = a[0].reshape(-1)[a_first + j * 40 + m]
+                    else:
+                        first = a_first + row * 40 + j * 40
+                        number = a[int(part)].reshape(-1)[first + lanes]
                     total += number * b[b_first + j]
             expected[int(part), row, :columns] = total[:columns]
         call(
@@ -110,15 +125,16 @@ def spills(text, register):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("kind", ["rows", "columns"])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("cpu", CPUS)
 def test_no_tile_spills(cpu, kind, dtype):
     triple, name, register, shape = CPUS[cpu]
     lanes = shape.lanes * 4 // np.dtype(dtype).itemsize
-    sizes = {(shape.rows, shape.vectors), (shape.rows - 1, shape.vectors), (shape.rows, 1)}
-    for rows, vectors in sorted(sizes | {(half_rows(shape.rows), shape.vectors)}):
+    most = most_rows(shape, *kind)
+    sizes = {(most, shape.vectors), (most - 1, shape.vectors), (most, 1)}
+    for rows, vectors in sorted(sizes | {(half_rows(most), shape.vectors)}):
         try:
-            text = assembly(Tile(kind, rows, vectors, lanes, dtype), triple, name)
+            text = assembly(Tile(kind[0], rows, vectors, lanes, dtype, True, kind[1]), triple, name)
         except RuntimeError as error:  # llvmlite's LLVM is not built for every target
             pytest.skip(str(error))
         multiply_adds = re.findall(r"vfmadd\w+|\bfmla\b", text)
