@@ -35,7 +35,7 @@ def parallel_jit(function: Callable | None = None, *, worth_bytes: int = WORTH_B
 
     Args:
         function: All arguments are positional.
-        worth_bytes: Of all array arguments together: with fewer, the calling thread is alone.
+        worth_bytes: Of all array arguments together, for each thread more than the calling one.
 
     Raises:
         TypeError: The function does not end in its only ``prange`` loop.

@@ -166,8 +166,8 @@ def _run(team, threads, function, arguments):
 def run_in_parts(typing: Any, kernel: Any, worth_bytes: Any, team: Any, arguments: Any) -> Any:
     """Call ``kernel(*arguments, part, parts)`` for all parts, on the threads of ``team``.
 
-    On the calling thread alone, as one part, where the arrays among the arguments have fewer than
-    ``worth_bytes`` bytes together. Raises MemoryError where a part did.
+    For each thread more than the calling one the arrays among the arguments have ``worth_bytes``
+    together: waking a thread takes the caller some 2 us. Raises MemoryError where a part did.
     """
     kernel_type = kernel.get_call_type(typing, (*arguments.types, types.intp, types.intp), {})
 
@@ -184,8 +184,11 @@ def run_in_parts(typing: Any, kernel: Any, worth_bytes: Any, team: Any, argument
                 # other. The caller holds the array.
                 array.meminfo = cgutils.get_null_value(array.meminfo.type)
                 packed = builder.insert_value(packed, array._getvalue(), i)
-        worthwhile = builder.icmp_signed(">=", size_bytes, builder.mul(worth, alone))
-        threads = builder.select(worthwhile, threads, I64(1))
+        worth = builder.mul(worth, alone)
+        nothing = builder.icmp_signed("==", worth, I64(0))
+        most = builder.udiv(size_bytes, builder.select(nothing, I64(1), worth))
+        most = builder.add(most, I64(1))
+        threads = builder.select(builder.icmp_signed("<", most, threads), most, threads)
 
         place = cgutils.alloca_once_value(
             builder, ir.Constant.literal_struct([ir.Constant(packed.type, ir.Undefined), I64(0)])

@@ -109,6 +109,13 @@ def test_small_work_stays_on_the_calling_thread():
     assert set(turns) == {threading.get_ident()}
 
 
+def test_each_thread_more_needs_work_of_its_own():
+    set_num_threads(7)
+    turns = np.zeros(3 << 14, np.uint64)  # 384 KiB: the calling thread and one more
+    who(turns, 1)
+    assert len(set(turns)) == 2
+
+
 def test_one_thread_is_the_calling_one():
     set_num_threads(1)
     turns = np.zeros(1 << 15, np.uint64)
