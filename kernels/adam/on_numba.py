@@ -1,4 +1,4 @@
-"""adam in Numba: one pass over fixed chunks of the active segments."""
+"""adam in Numba: one pass over fixed chunks of the active segments, indexed as in sgd."""
 
 import math
 
@@ -21,7 +21,8 @@ def step(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, segments, hyper):
 def _step(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, pieces, segments, hyper):
     number = param.dtype.type  # scalars too, as in the definition: float64 ones would widen all
     for piece in prange(len(pieces)):
-        row, start, end = pieces[piece]
+        row = pieces[piece, 0]
+        elements = range(np.uint64(pieces[piece, 1]), np.uint64(pieces[piece, 2]))
         numbers = hyper[segments[row, GROUP]]
         lr, weight_decay = numbers[LR], numbers[WEIGHT_DECAY]
         t = np.float64(segments[row, STEP])
@@ -33,18 +34,15 @@ def _step(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, pieces, segments, hy
         shrink = number(1 - lr * weight_decay if decoupled else 1.0)
         decay, decays = number(weight_decay), weight_decay != 0 and not decoupled
         amsgrad, maximize = numbers[AMSGRAD] != 0, numbers[MAXIMIZE] != 0
-        w, grads = param[start:end], grad[start:end]
-        m, v = exp_avg[start:end], exp_avg_sq[start:end]
-        largest = max_exp_avg_sq[start:end] if amsgrad else v
-        for i in range(len(w)):
-            d = -grads[i] if maximize else grads[i]
-            w[i] *= shrink
+        for i in elements:
+            d = -grad[i] if maximize else grad[i]
+            w = param[i] * shrink
             if decays:
-                d += decay * w[i]
-            m[i] = beta1 * m[i] + gain1 * d
-            v[i] = beta2 * v[i] + gain2 * d * d
-            s = v[i]
+                d += decay * w
+            m = beta1 * exp_avg[i] + gain1 * d
+            s = v = beta2 * exp_avg_sq[i] + gain2 * d * d
+            exp_avg[i], exp_avg_sq[i] = m, v
             if amsgrad:
-                s = np.maximum(largest[i], s)
-                largest[i] = s
-            w[i] -= rate * m[i] / (np.sqrt(s) / root + eps)
+                s = np.maximum(max_exp_avg_sq[i], s)
+                max_exp_avg_sq[i] = s
+            param[i] = w - rate * m / (np.sqrt(s) / root + eps)

@@ -120,26 +120,26 @@ def _lies_as(y, x):
 
 @parallel_jit
 def _run(kind, a, b, y):
-    for part in prange(-(-len(y) // PART)):
-        first = np.int64(part) * PART
-        end = first + PART
-        _compute(kind, a[first:end], b[first:end], y[first:end])
+    size, step = np.uint64(len(y)), np.uint64(PART)
+    for part in prange((size + step - np.uint64(1)) // step):
+        first = np.uint64(part) * step
+        _compute(kind, a, b, y, first, min(first + step, size))
 
 
 @jit
-def _compute(kind, a, b, y):
+def _compute(kind, a, b, y, first, end):
     if kind == ADD:
-        for i in range(len(y)):
+        for i in range(first, end):
             y[i] = a[i] + b[i]
     elif kind == ACCUMULATE:
-        for i in range(len(y)):
+        for i in range(first, end):
             y[i] += b[i]
     elif kind == SUBTRACT:
-        for i in range(len(y)):
+        for i in range(first, end):
             y[i] = a[i] - b[i]
     elif kind == MULTIPLY:
-        for i in range(len(y)):
+        for i in range(first, end):
             y[i] = a[i] * b[i]
     else:
-        for i in range(len(y)):
+        for i in range(first, end):
             y[i] = a[i] / b[i]

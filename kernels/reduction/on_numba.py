@@ -13,7 +13,7 @@ from numba import prange
 
 from .. import layout
 from ..cpu.fold import RUN, run_max, run_min, run_sum
-from ..cpu.jit import parallel_jit
+from ..cpu.jit import jit, parallel_jit
 from ..cpu.threads import in_threads
 
 PART = 65536  # elements that a part has at least
@@ -99,31 +99,42 @@ def _sum_columns(columns, partial):
     (parts, kept), (length, width) = partial.shape, columns.shape
     wide = partial.dtype.type
     part_size, tasks = -(-length // parts), -(-width // SUMS)
+    one, eight = np.uint64(1), np.uint64(8)  # signed indices might count from the end
     for task in prange(parts * tasks):
         part, block = divmod(np.int64(task), tasks)
         left = block * SUMS
         right = np.minimum(left + SUMS, width)
         sums = np.zeros(right - left, wide)
-        first = part * part_size
-        stop = np.minimum(first + part_size, length)
-        for j in range(first, stop - 7, 8):  # sums are loaded and stored once in eight rows
-            a, b = columns[j, left:right], columns[j + 1, left:right]
-            c, d = columns[j + 2, left:right], columns[j + 3, left:right]
-            e, f = columns[j + 4, left:right], columns[j + 5, left:right]
-            g, h = columns[j + 6, left:right], columns[j + 7, left:right]
-            for i in range(len(sums)):
-                low = (wide(a[i]) + wide(b[i])) + (wide(c[i]) + wide(d[i]))
-                high = (wide(e[i]) + wide(f[i])) + (wide(g[i]) + wide(h[i]))
-                sums[i] += low + high
-        for j in range(stop - (stop - first) % 8, stop):
-            a = columns[j, left:right]
-            for i in range(len(sums)):
-                sums[i] += wide(a[i])
+        j = np.uint64(part * part_size)
+        stop = np.uint64(np.minimum(part * part_size + part_size, length))
+        while j + eight <= stop:  # sums are loaded and stored once in eight rows
+            _add_rows(columns, j, np.uint64(left), sums)
+            j += eight
+        while j < stop:
+            for i in range(np.uint64(len(sums))):
+                sums[i] += wide(columns[j, np.uint64(left) + i])
+            j += one
         here = partial[part, left:right]  # all of the part's, if rows were taken together
         for i in range(len(here)):  # an assignment of slices takes Numba a second to compile
             here[i] = sums[i]
         for i in range(len(here), len(sums)):
             here[i % kept] += sums[i]
+
+
+@jit
+def _add_rows(columns, j, left, sums):
+    wide = sums.dtype.type
+    b, c, d, e = j + np.uint64(1), j + np.uint64(2), j + np.uint64(3), j + np.uint64(4)
+    f, g, h = j + np.uint64(5), j + np.uint64(6), j + np.uint64(7)
+    for i in range(np.uint64(len(sums))):
+        k = left + i
+        low = (wide(columns[j, k]) + wide(columns[b, k])) + (
+            wide(columns[c, k]) + wide(columns[d, k])
+        )
+        high = (wide(columns[e, k]) + wide(columns[f, k])) + (
+            wide(columns[g, k]) + wide(columns[h, k])
+        )
+        sums[i] += low + high
 
 
 @parallel_jit
