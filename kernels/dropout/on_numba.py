@@ -5,10 +5,11 @@ import math
 import numpy as np
 from numba import prange
 
-from ..cpu.jit import parallel_jit
+from ..cpu.jit import jit, parallel_jit
 from ..random.on_numba import philox
 
-TILE = 1024  # elements whose words are made together: they stay in L1
+TILE, LEAST_TILE = 1024, 64  # pixels whose words are made together: these stay in L1
+KEPT = 1 << 14  # elements of a tile of all channels, where there are few: a byte each, in L1
 
 
 def forward(x, p, ticket, y):
@@ -43,12 +44,14 @@ def _mask(x, y, n, channels, pixels, ticket, threshold, scale):
     A task is a tile of the pixels of one image; where that is the whole image, the words of
     several channels, which follow each other, are made together.
     """
-    tiles = -(-pixels // TILE)
+    tile_size = max(LEAST_TILE, min(TILE, KEPT // channels)) if channels else 1
+    tiles = -(-pixels // tile_size)
+    kept = np.empty(tile_size * channels, np.uint8)
+    words = np.empty(max(TILE, tile_size) + 8, np.uint32)
     for task in prange(n * tiles):
         image, tile = divmod(np.int64(task), tiles)
-        left, right = tile * TILE, min(pixels, (tile + 1) * TILE)
-        together = max(1, TILE // pixels)
-        words = np.empty(TILE + 8, np.uint32)
+        left, right = tile * tile_size, min(pixels, (tile + 1) * tile_size)
+        together = max(1, TILE // pixels) if tiles == 1 else 1
         for top in range(0, channels, together):
             bottom = min(channels, top + together)
             first = (image * channels + top) * pixels + left
@@ -61,9 +64,21 @@ def _mask(x, y, n, channels, pixels, ticket, threshold, scale):
                 words[: -(-(stop - 4 * block) // 4) * 4],
             )
             word = np.uint64(first - 4 * block)
-            for channel in range(top, bottom):
-                at = np.uint64((image * pixels + left) * channels + channel)
-                for _ in range(left, right):
-                    y[at] = x[at] * (scale if words[word] >> 8 >= threshold else 0)
-                    word += np.uint64(1)
-                    at += np.uint64(channels)
+            count = np.uint64(right - left)
+            for channel in range(np.uint64(top), np.uint64(bottom)):
+                _keep(words, word, count, threshold, kept, channel, np.uint64(channels))
+                word += count
+        start = np.uint64((image * pixels + left) * channels)
+        for i in range(np.uint64((right - left) * channels)):
+            y[start + i] = x[start + i] * (scale if kept[i] else 0)
+
+
+@jit
+def _keep(words, word, count, threshold, kept, first, step):
+    """kept[first + step * i] = whether an element with word i is kept."""
+    if step == 1:
+        for i in range(count):
+            kept[first + i] = words[word + i] >> 8 >= threshold
+    else:
+        for i in range(count):
+            kept[first + step * i] = words[word + i] >> 8 >= threshold
