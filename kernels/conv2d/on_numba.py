@@ -26,6 +26,7 @@ def _correlate(x, w, bias, y, plan):
         start = np.tile(bias, plan.block) if plan.block > 1 else bias
         step = plan.width_bytes
     packed = empty(plan.packed_shape, x.dtype)
+    x, w, y = (array.reshape(-1) for array in (x, w, y))  # one compiled function for any rank
     pack(w, packed, plan.facts, plan.packs, plan.filter_taps)
     correlate(x, start, step, y, packed, plan.facts, plan.regions, plan.taps)
 
@@ -35,6 +36,7 @@ def wgrad(grad_y, x, grad_w, size):
         grad_w[...] = 0
         return
     plan = wgrad_plan(size, x.dtype.name)
+    grad_y, x, grad_w = (array.reshape(-1) for array in (grad_y, x, grad_w))
     sums = grad_w if plan.sums_shape is None else empty(plan.sums_shape, x.dtype)
     a, b = (x, grad_y) if plan.by_channel else (grad_y, x)
     accumulate(a, b, sums, plan.zeros, plan.facts, plan.jobs, plan.taps, plan.tiles)

@@ -90,13 +90,12 @@ def _add(a, b, y, start, fact, job, table, tap_count, tiles, piece):
 def add_parts(sums, grad_w, facts):
     """grad_w = the parts of the sums added in order, filter by filter."""
     fact = facts[0]
-    total = grad_w.reshape(-1)
     length = np.uint64(fact.length)
     for turn in prange(fact.groups * fact.filters):
         k = np.int64(turn)
         group, own = k // fact.filters, k % fact.filters
         start = address(sums) + group * fact.y_group
-        out = total[k * fact.length : (k + 1) * fact.length]
+        out = grad_w[k * fact.length : (k + 1) * fact.length]
         if fact.by_channel:
             row = np.uint64(fact.y_row // fact.itemsize)
             for part in range(fact.parts):

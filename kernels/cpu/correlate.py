@@ -173,7 +173,6 @@ def _pack_rows(w, packed, pack, fact, filter_taps):
 @jit
 def _pack_blocks(w, packed, pack, fact, filter_taps):
     """Column i * outputs + k is filter k as output i of a block meets it; there is one group."""
-    values = w.reshape(-1)
     out = carray(
         float_pointer(address(packed) + pack.to, w),
         (pack.tap_count, fact.channels, pack.width),
@@ -184,7 +183,7 @@ def _pack_blocks(w, packed, pack, fact, filter_taps):
             for k in range(fact.outputs):
                 place = k * fact.w_output + tap * fact.w_tap
                 for channel in range(fact.channels):
-                    value = values[0] * 0
+                    value = w[0] * 0
                     if tap >= 0:
-                        value = values[place + channel * fact.w_channel]
+                        value = w[place + channel * fact.w_channel]
                     out[j, channel, i * fact.outputs + k] = value
