@@ -1,63 +1,85 @@
-"""avg_pool2d in Numba: one line (n, row) a task, vectorized over the channels."""
+"""avg_pool2d in Numba: one line (n, row) a turn, gathered pixel by pixel in vectors of channels.
+
+Tables say what a pixel gathers: in the forward pass the pixels of its window, in the backward
+pass the windows over it, in the order in which they are added.
+"""
+
+from functools import lru_cache
 
 import numpy as np
 from numba import prange
 
-from ..cpu.jit import jit, parallel_jit
+from ..cpu.jit import parallel_jit
+from ..cpu.pixels import averaged, runs, shared
 from ..pooling_window import windows_over
 
 
 def forward(x, y, windows):
-    rows, columns, divisors = windows.geometry()
-    _average(x, y, rows, columns, divisors.astype(y.dtype))
+    n, h, w, c = x.shape
+    tables = _pixels(windows, (h, w, c), x.dtype.name)
+    _average(x.reshape(-1), y.reshape(-1), *tables, n, h * w * c, c)
 
 
 def backward(grad_y, grad_x, windows):
+    n, h, w, c = grad_x.shape
+    tables = _windows(windows, (h, w, c), grad_x.dtype.name)
+    _, p, q, _ = grad_y.shape
+    _spread(grad_y.reshape(-1), grad_x.reshape(-1), *tables, n, p * q * c, c)
+
+
+@lru_cache
+def _pixels(windows, image, dtype):
+    """Return the tables of the rows and of the columns of each window, and the divisors."""
     rows, columns, divisors = windows.geometry()
-    p_over, q_over = windows_over(grad_x.shape[1], *rows), windows_over(grad_x.shape[2], *columns)
-    _spread(grad_y, grad_x, p_over, q_over, divisors.astype(grad_y.dtype))
+    _, width, channels = image
+    tables = *_table(*rows, width * channels, 0), *_table(*columns, channels, 0)
+    return *tables, divisors.astype(dtype).reshape(-1)
+
+
+@lru_cache
+def _windows(windows, image, dtype):
+    """Return the tables of the rows and columns of windows over each pixel, and the divisors."""
+    rows, columns, divisors = windows.geometry()
+    height, width, channels = image
+    count = columns.shape[1]
+    tables = (
+        *_table(*windows_over(height, *rows), count * channels, count),
+        *_table(*windows_over(width, *columns), channels, 1),
+    )
+    return *tables, divisors.astype(dtype).reshape(-1)
+
+
+def _table(first, end, step, number_step):
+    """Return the table of the integers from first[i] to end[i] - 1, and where each i begins."""
+    owner, entries = runs(first, end)
+    starts = np.searchsorted(owner, np.arange(len(first) + 1))
+    return np.stack([entries * step, entries * number_step], axis=1), starts
 
 
 @parallel_jit
-def _average(x, y, rows, columns, divisors):
-    images, p_y, q_y = y.shape[:3]
+def _average(
+    x, y, rows, row_starts, columns, column_starts, divisors, images, image_size, channels
+):
+    p_y, q_y = len(row_starts) - 1, len(column_starts) - 1
     for line in prange(images * p_y):
         n, p = divmod(np.int64(line), p_y)
+        first, in_rows = n * image_size, (rows, row_starts[p], row_starts[p + 1])
         for q in range(q_y):
-            y[n, p, q] = 0
-            for i in range(rows[0, p], rows[1, p]):
-                for j in range(columns[0, q], columns[1, q]):
-                    _add(x[n, i, j], y[n, p, q])
-            _divide(y[n, p, q], divisors[p, q])
-
-
-@jit
-def _add(pixel, total):
-    for c in range(len(total)):
-        total[c] += pixel[c]
-
-
-@jit
-def _divide(total, divisor):
-    for c in range(len(total)):
-        total[c] /= divisor
+            in_columns = columns, column_starts[q], column_starts[q + 1]
+            number = p * q_y + q
+            to = (n * p_y * q_y + number) * channels
+            averaged(x, first, in_rows, in_columns, divisors, number, channels, y, to)
 
 
 @parallel_jit
-def _spread(grad_y, grad_x, p_over, q_over, divisors):
-    images, height, width = grad_x.shape[:3]
-    p_first, p_end = p_over
-    q_first, q_end = q_over
+def _spread(
+    grad_y, grad_x, rows, row_starts, columns, column_starts, divisors, images, image_size, channels
+):
+    height, width = len(row_starts) - 1, len(column_starts) - 1
     for line in prange(images * height):
         n, i = divmod(np.int64(line), height)
-        grad_x[n, i] = 0
-        for p in range(p_first[i], p_end[i]):
-            for j in range(width):
-                for q in range(q_first[j], q_end[j]):
-                    _add_share(grad_y[n, p, q], divisors[p, q], grad_x[n, i, j])
-
-
-@jit
-def _add_share(grad, divisor, pixel):
-    for c in range(len(pixel)):
-        pixel[c] += grad[c] / divisor
+        first, in_rows = n * image_size, (rows, row_starts[i], row_starts[i + 1])
+        for j in range(width):
+            in_columns = columns, column_starts[j], column_starts[j + 1]
+            to = ((n * height + i) * width + j) * channels
+            shared(grad_y, first, in_rows, in_columns, divisors, channels, grad_x, to)

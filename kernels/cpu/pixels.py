@@ -1,21 +1,27 @@
-"""Loops over the channels of a pixel, in whole vectors and one masked rest, for pooling.
+"""Pixels gathered in whole vectors of channels, for pooling.
 
-A pixel may have few channels, or no multiple of a vector's, and Numba's loops would then spend most of
-their time on what is left over. The taps are the inner loop: what is gathered stays in registers.
+A pixel may have few channels, or no multiple of a vector's: Numba's loops would spend most of
+their time on what is left over. What is gathered is the inner loop, so that the result stays in
+registers and is stored once.
 
-Arrays are flat; ``first`` and offsets count elements.
+Arrays are flat, offsets are in elements. A table (K, 2) holds the offset and a number of each row
+of an image that is gathered from; another one those of columns. A pixel has the sums of both.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from .machine import vector_bytes
 
-_I1, _I32, _I64 = (ir.IntType(bits) for bits in (1, 32, 64))
+GROUP = 4  # vectors that are gathered side by side
+
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
 _POINTER = ir.IntType(8).as_pointer()
 
 
@@ -39,19 +45,65 @@ class _Pixels:
         zeros = ir.Constant(ir.VectorType(_I32, self.lanes), [0] * self.lanes)
         return self.builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), zeros)
 
-    def over(self, channels: Any, body: Callable[[Any], None]) -> None:
-        """Emit ``body(c)`` for each vector of channels from c on."""
-        builder, lanes = self.builder, channels.type(self.lanes)
-        rest = builder.urem(channels, lanes)
-        whole = builder.sub(channels, rest)
-        with cgutils.for_range_slice(builder, _I64(0), whole, lanes, _I64) as (c, _):
-            body(c)
-        with builder.if_then(builder.icmp_unsigned("!=", rest, _I64(0))):
-            numbers = ir.Constant(ir.VectorType(_I32, self.lanes), list(range(self.lanes)))
-            count = self.vector(builder.trunc(rest, _I32))
-            self.mask = builder.icmp_unsigned("<", numbers, count)
-            body(whole)
-            self.mask = None
+    def of(self, number: float) -> Any:
+        """Return a vector of one number of the dtype."""
+        return ir.Constant(ir.VectorType(self.kind, self.lanes), [number] * self.lanes)
+
+    def variable(self, vector: Any) -> Any:
+        """Return a variable, which starts as ``vector`` and will be a register."""
+        return cgutils.alloca_once_value(self.builder, vector)
+
+    def over(self, channels: Any, body: Callable[[list[Any]], None]) -> None:
+        """Emit ``body(cs)`` for all channels: the vectors from each c of cs on.
+
+        The last vector ends with the last channel, and may begin in the one before it.
+        """
+        builder, lanes = self.builder, _I64(self.lanes)
+        group = _I64(GROUP * self.lanes)
+        grouped = builder.sub(channels, builder.urem(channels, group))
+        with cgutils.for_range_slice(builder, _I64(0), grouped, group, _I64) as (c, _):
+            body([builder.add(c, _I64(i * self.lanes)) for i in range(GROUP)])
+        few = builder.icmp_signed("<", channels, lanes)
+        with builder.if_else(few) as (masked, whole):
+            with masked:
+                numbers = ir.Constant(ir.VectorType(_I32, self.lanes), list(range(self.lanes)))
+                count = self.vector(builder.trunc(channels, _I32))
+                self.mask = builder.icmp_unsigned("<", numbers, count)
+                body([_I64(0)])
+                self.mask = None
+            with whole:
+                last = builder.sub(channels, lanes)
+                with cgutils.for_range_slice(builder, grouped, channels, lanes, _I64) as (c, _):
+                    body([builder.select(builder.icmp_signed(">", c, last), last, c)])
+
+    def gather(self, rows: Any, columns: Any, body: Callable[[Any, Any], None]) -> None:
+        """Emit ``body(offset, number)`` for each pixel of some rows and columns.
+
+        Each of both is (address of a table, first entry, the one past the last).
+        """
+        with self._entries(*rows) as row, self._entries(*columns) as column:
+            body(*(self.builder.add(r, c) for r, c in zip(row, column, strict=True)))
+
+    def first_number(self, rows: Any, columns: Any) -> Any:
+        """Return the number of the first pixel."""
+        builder = self.builder
+        places = (
+            builder.gep(t, [builder.add(builder.mul(i, _I64(2)), _I64(1))])
+            for t, i, _ in (rows, columns)
+        )
+        return builder.add(*map(builder.load, places))
+
+    def narrow(self, number: Any, like: Any) -> Any:
+        """Return a vector of a number, of the integers at the address ``like``."""
+        kind = like.type.pointee
+        return self.vector(number if kind == number.type else self.builder.trunc(number, kind))
+
+    @contextmanager
+    def _entries(self, table: Any, first: Any, end: Any) -> Iterator[list[Any]]:
+        builder = self.builder
+        with cgutils.for_range_slice(builder, first, end, _I64(1), _I64) as (i, _):
+            place = builder.mul(i, _I64(2))
+            yield [builder.load(builder.gep(table, [builder.add(place, _I64(k))])) for k in (0, 1)]
 
     def load(self, memory: Any, index: Any) -> Any:
         """Load a vector; lanes that do not exist are 0."""
@@ -89,101 +141,147 @@ class _Pixels:
         return cgutils.get_or_insert_function(self.builder.module, signature, name)
 
 
-@intrinsic
-def largest(
-    typing: Any,
-    x: Any,
-    first: Any,
-    offsets: Any,
-    taps: Any,
-    count: Any,
-    channels: Any,
-    y: Any,
-    argmax: Any,
-    to: Any,
-) -> Any:
-    """Take the largest of ``count`` pixels of x, those at first + offsets, and note its tap.
+def runs(first: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (i, n) for each i and each integer n with first[i] <= n < end[i], in this order."""
+    counts = end - first
+    owner = np.repeat(np.arange(len(first)), counts)
+    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts - first, counts)
 
-    Of equal ones the first wins; NaN beats all numbers and the last NaN wins.
+
+def _intrinsic(emit: Callable[..., None]) -> Any:
+    """Return ``emit(pixels, *arguments)`` as a function that jitted code may call.
+
+    The first argument is an array of the dtype that vectors are made for. ``emit`` gets the
+    addresses of arrays; the other arguments are int64, or tuples. Tables are given as tuples
+    (table, first entry, the one past the last).
     """
-    signature = types.void(x, first, offsets, taps, count, channels, y, argmax, to)
 
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        emitted = _Pixels(context, builder, x)
-        x_, offsets_, taps_, y_, argmax_ = (
-            emitted.memory(signature.args[i], values[i]) for i in (0, 2, 3, 6, 7)
-        )
-        first_, count_, channels_, to_ = (values[i] for i in (1, 4, 5, 8))
-        winner_kind = argmax_.type.pointee
+    def given(pixels: _Pixels, kind: Any, value: Any) -> Any:
+        if isinstance(kind, types.Array):
+            return pixels.memory(kind, value)
+        if isinstance(kind, types.BaseTuple):
+            values = cgutils.unpack_tuple(pixels.builder, value)
+            return [given(pixels, *pair) for pair in zip(kind.types, values, strict=True)]
+        return value
 
-        def tap_of(t: Any) -> Any:
-            tap = builder.load(builder.gep(taps_, [t]))
-            return emitted.vector(
-                builder.trunc(tap, winner_kind) if winner_kind.width < tap.type.width else tap
-            )
+    @intrinsic
+    def made(typing: Any, *arguments: Any) -> Any:
+        packed = types.StarArgTuple.from_types(arguments)
 
-        def pixel(t: Any, c: Any) -> Any:
-            offset = builder.load(builder.gep(offsets_, [t]))
-            return emitted.load(x_, builder.add(builder.add(first_, offset), c))
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            pixels = _Pixels(context, builder, arguments[0])
+            emit(pixels, *given(pixels, packed, values[0]))
+            return context.get_dummy_value()
 
-        def body(c: Any) -> None:
-            best = cgutils.alloca_once_value(builder, pixel(_I64(0), c))
-            winner = cgutils.alloca_once_value(builder, tap_of(_I64(0)))
-            with cgutils.for_range_slice(builder, _I64(1), count_, _I64(1), _I64) as (t, _):
-                value, before = pixel(t, c), builder.load(best)
+        return types.void(packed), generate
+
+    return made
+
+
+@_intrinsic
+def largest(pixels, x, first, rows, columns, channels, y, argmax, to):
+    """Take the largest of the pixels of x that the tables name, and note its number.
+
+    y[to + c] = max x[first + offset + c], c < channels. Of equal ones the first wins; NaN beats
+    all numbers, and the last NaN wins.
+    """
+    builder = pixels.builder
+
+    def body(cs: list[Any]) -> None:
+        # The first wins also where all are -inf.
+        begin = pixels.narrow(pixels.first_number(rows, columns), argmax)
+        bests = [pixels.variable(pixels.of(float("-inf"))) for _ in cs]
+        winners = [pixels.variable(begin) for _ in cs]
+
+        def challenge(offset: Any, number: Any) -> None:
+            challenger, place = pixels.narrow(number, argmax), builder.add(first, offset)
+            for c, best, winner in zip(cs, bests, winners, strict=True):
+                value, before = pixels.load(x, builder.add(place, c)), builder.load(best)
                 larger = builder.fcmp_ordered(">", value, before)
                 wins = builder.or_(larger, builder.fcmp_unordered("uno", value, value))
                 builder.store(builder.select(wins, value, before), best)
-                builder.store(builder.select(wins, tap_of(t), builder.load(winner)), winner)
-            emitted.store(builder.load(best), y_, builder.add(to_, c))
-            emitted.store(builder.load(winner), argmax_, builder.add(to_, c))
+                builder.store(builder.select(wins, challenger, builder.load(winner)), winner)
 
-        emitted.over(channels_, body)
-        return context.get_dummy_value()
+        pixels.gather(rows, columns, challenge)
+        for c, best, winner in zip(cs, bests, winners, strict=True):
+            pixels.store(builder.load(best), y, builder.add(to, c))
+            pixels.store(builder.load(winner), argmax, builder.add(to, c))
 
-    return signature, emit
+    pixels.over(channels, body)
 
 
-@intrinsic
-def reward(
-    typing: Any,
-    grad_y: Any,
-    argmax: Any,
-    first: Any,
-    tap: Any,
-    count: Any,
-    channels: Any,
-    grad_x: Any,
-    to: Any,
-    step: Any,
-) -> Any:
-    """Add the pixel of grad_y at ``first`` to those of grad_x at to + t * step, t < count.
+@_intrinsic
+def rewarded(pixels, grad_y, argmax, first, rows, columns, channels, grad_x, to):
+    """Add up the pixels of grad_y that the tables name, where argmax is their number.
 
-    To each where ``argmax`` is tap + t.
+    grad_x[to + c] = sum of grad_y[i] where argmax[i] = number, i = first + offset + c.
     """
-    signature = types.void(grad_y, argmax, first, tap, count, channels, grad_x, to, step)
+    builder = pixels.builder
 
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        emitted = _Pixels(context, builder, grad_y)
-        grad_y_, argmax_, grad_x_ = (
-            emitted.memory(signature.args[i], values[i]) for i in (0, 1, 6)
-        )
-        first_, tap_, count_, channels_, to_, step_ = (values[i] for i in (2, 3, 4, 5, 7, 8))
+    def term(offset: Any, number: Any, c: Any) -> Any:
+        place = builder.add(builder.add(first, offset), c)
+        winner = pixels.load(argmax, place)
+        wins = builder.icmp_unsigned("==", winner, pixels.narrow(number, argmax))
+        return builder.select(wins, pixels.load(grad_y, place), pixels.of(0.0))
 
-        def body(c: Any) -> None:
-            source = builder.add(first_, c)
-            grad, winner = emitted.load(grad_y_, source), emitted.load(argmax_, source)
-            zero = ir.Constant(grad.type, None)
-            with cgutils.for_range_slice(builder, _I64(0), count_, _I64(1), _I64) as (t, _):
-                tap = builder.add(tap_, t)
-                kind = winner.type.element
-                tap = builder.trunc(tap, kind)
-                wins = builder.icmp_unsigned("==", winner, emitted.vector(tap))
-                place = builder.add(builder.add(to_, builder.mul(t, step_)), c)
-                share = builder.select(wins, grad, zero)
-                emitted.store(builder.fadd(emitted.load(grad_x_, place), share), grad_x_, place)
+    _sums(pixels, rows, columns, channels, term, grad_x, to)
 
-        emitted.over(channels_, body)
-        return context.get_dummy_value()
 
-    return signature, emit
+@_intrinsic
+def shared(pixels, grad_y, first, rows, columns, divisors, channels, grad_x, to):
+    """Add up the pixels of grad_y that the tables name, each divided by its number's divisor.
+
+    grad_x[to + c] = sum of grad_y[first + offset + c] / divisors[number].
+    """
+    builder = pixels.builder
+
+    def term(offset: Any, number: Any, c: Any) -> Any:
+        grad = pixels.load(grad_y, builder.add(builder.add(first, offset), c))
+        return builder.fdiv(grad, pixels.vector(builder.load(builder.gep(divisors, [number]))))
+
+    _sums(pixels, rows, columns, channels, term, grad_x, to)
+
+
+@_intrinsic
+def averaged(pixels, x, first, rows, columns, divisors, number, channels, y, to):
+    """Add up the pixels of x that the tables name, and divide the sum by divisors[number].
+
+    y[to + c] = sum of x[first + offset + c] / divisors[number].
+    """
+    builder = pixels.builder
+
+    def term(offset: Any, _: Any, c: Any) -> Any:
+        return pixels.load(x, builder.add(builder.add(first, offset), c))
+
+    def divided(total: Any) -> Any:
+        divisor = builder.load(builder.gep(divisors, [number]))
+        return builder.fdiv(total, pixels.vector(divisor))
+
+    _sums(pixels, rows, columns, channels, term, y, to, divided)
+
+
+def _sums(
+    pixels: _Pixels,
+    rows: Any,
+    columns: Any,
+    channels: Any,
+    term: Callable[[Any, Any, Any], Any],
+    result: Any,
+    to: Any,
+    finish: Callable[[Any], Any] = lambda total: total,
+) -> None:
+    """Emit result[to + c] = finish(sum of term(offset, number, c)) over what the tables name."""
+    builder = pixels.builder
+
+    def body(cs: list[Any]) -> None:
+        totals = [pixels.variable(pixels.of(0.0)) for _ in cs]
+
+        def add(offset: Any, number: Any) -> None:
+            for c, total in zip(cs, totals, strict=True):
+                builder.store(builder.fadd(builder.load(total), term(offset, number, c)), total)
+
+        pixels.gather(rows, columns, add)
+        for c, total in zip(cs, totals, strict=True):
+            pixels.store(finish(builder.load(total)), result, builder.add(to, c))
+
+    pixels.over(channels, body)

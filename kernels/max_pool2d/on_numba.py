@@ -1,26 +1,32 @@
-"""max_pool2d in Numba: one line (n, row) a turn, pixel by pixel, vectorized over the channels."""
+"""max_pool2d in Numba: one line (n, row) a turn, gathered pixel by pixel in vectors of channels.
+
+Tables say what a pixel gathers: in the forward pass the taps of its window, in the backward pass
+the windows with a tap on it, in the order in which they are added.
+"""
+
+from functools import lru_cache
 
 import numpy as np
 from numba import prange
 
 from ..cpu.jit import jit, parallel_jit
-from ..cpu.pixels import largest, reward
+from ..cpu.pixels import largest, rewarded, runs
 
 
 def forward(x, y, argmax, size):
-    rows, columns = _inside(size.vertical), _inside(size.horizontal)
-    cells = max(rows[2] - rows[1]) * max(columns[2] - columns[1])  # of a window, on the image
-    geometry = np.array([size.h, size.w, size.dilation_h, size.dilation_w, size.s, cells])
-    _forward(x.reshape(-1), y.reshape(-1), argmax.reshape(-1), rows, columns, geometry, *y.shape)
+    n, h, w, c = x.shape
+    rows, row_starts = _taps(size.vertical, w * c, size.s)
+    columns, column_starts = _taps(size.horizontal, c, 1)
+    flat = (a.reshape(-1) for a in (x, y, argmax))
+    _forward(*flat, rows, row_starts, columns, column_starts, h * w, n, c)
 
 
 def backward(grad_y, argmax, grad_x, size):
-    rows = np.stack([size.vertical.begin(), *size.vertical.taps_inside()])
-    over = np.stack(size.vertical.windows_over())
-    columns = _inside(size.horizontal)
-    geometry = np.array([size.p, size.q, size.dilation_h, size.dilation_w, size.s])
+    n, p, q, c = grad_y.shape
+    rows, row_starts = _windows(size.vertical, q * c, size.s)
+    columns, column_starts = _windows(size.horizontal, c, 1)
     flat = (a.reshape(-1) for a in (grad_y, argmax, grad_x))
-    _backward(*flat, rows, over, columns, geometry, *grad_x.shape)
+    _backward(*flat, rows, row_starts, columns, column_starts, p * q, n, c)
 
 
 def indices(argmax, positions, size):
@@ -30,50 +36,57 @@ def indices(argmax, positions, size):
     _indices(argmax, positions, rows, columns, size.s)
 
 
-def _inside(axis):
-    """Return, for each window, its first pixel, its first tap on the image, the one past its last."""
-    return np.stack([axis.begin(), *axis.taps_inside()])
+@lru_cache
+def _taps(axis, step, number_step):
+    """Return the table of (pixel, tap) by window, in steps, and where each window begins in it."""
+    window, tap, pixel = _pairs(axis)
+    table = np.stack([pixel * step, tap * number_step], axis=1)
+    return table, np.searchsorted(window, np.arange(axis.count + 1))
+
+
+@lru_cache
+def _windows(axis, step, number_step):
+    """Return the table of (window, tap) by pixel, in steps, and where each pixel begins in it."""
+    window, tap, pixel = _pairs(axis)
+    order = np.argsort(pixel, kind="stable")
+    table = np.stack([window * step, tap * number_step], axis=1)[order]
+    return table, np.searchsorted(pixel[order], np.arange(axis.length + 1))
+
+
+def _pairs(axis):
+    """Return, for each tap on the image, its window, its number in it and its pixel."""
+    window, tap = runs(*axis.taps_inside())
+    return window, tap, axis.begin()[window] + tap * axis.dilation
 
 
 @parallel_jit
-def _forward(x, y, argmax, rows, columns, geometry, images, p_y, q_y, channels):
-    height, width, dilation_h, dilation_w, taps_s, cells = geometry
-    offsets, taps = np.empty(cells, np.int64), np.empty(cells, np.int64)
+def _forward(
+    x, y, argmax, rows, row_starts, columns, column_starts, image_pixels, images, channels
+):
+    p_y, q_y = len(row_starts) - 1, len(column_starts) - 1
     for line in prange(images * p_y):
         n, p = divmod(np.int64(line), p_y)
-        top = (n * height + rows[0, p]) * width
-        count = s_first = s_end = 0
+        first = n * image_pixels * channels
+        in_rows = rows, row_starts[p], row_starts[p + 1]
         for q in range(q_y):
-            if s_first != columns[1, q] or s_end != columns[2, q]:  # at the edges of the image
-                s_first, s_end = columns[1, q], columns[2, q]
-                count = 0
-                for r in range(rows[1, p], rows[2, p]):
-                    for s in range(s_first, s_end):
-                        offsets[count] = (r * dilation_h * width + s * dilation_w) * channels
-                        taps[count] = r * taps_s + s
-                        count += 1
-            first = (top + columns[0, q]) * channels
+            in_columns = columns, column_starts[q], column_starts[q + 1]
             to = ((n * p_y + p) * q_y + q) * channels
-            largest(x, first, offsets, taps, count, channels, y, argmax, to)
+            largest(x, first, in_rows, in_columns, channels, y, argmax, to)
 
 
 @parallel_jit
-def _backward(grad_y, argmax, grad_x, rows, over, columns, geometry, images, height, width, channels):
-    p_y, q_y, dilation_h, dilation_w, taps_s = geometry
+def _backward(
+    grad_y, argmax, grad_x, rows, row_starts, columns, column_starts, windows, images, channels
+):
+    height, width = len(row_starts) - 1, len(column_starts) - 1
     for line in prange(images * height):
         n, i = divmod(np.int64(line), height)
-        begin = (n * height + i) * width * channels
-        grad_x[begin : begin + width * channels] = 0
-        for p in range(over[0, i], over[1, i]):
-            r, rest = divmod(i - rows[0, p], dilation_h)
-            if rest:
-                continue
-            for q in range(q_y):
-                first = ((n * p_y + p) * q_y + q) * channels
-                s_first, s_end = columns[1, q], columns[2, q]
-                to = begin + (columns[0, q] + s_first * dilation_w) * channels
-                tap, count, step = r * taps_s + s_first, s_end - s_first, dilation_w * channels
-                reward(grad_y, argmax, first, tap, count, channels, grad_x, to, step)
+        first = n * windows * channels
+        in_rows = rows, row_starts[i], row_starts[i + 1]
+        for j in range(width):
+            in_columns = columns, column_starts[j], column_starts[j + 1]
+            to = ((n * height + i) * width + j) * channels
+            rewarded(grad_y, argmax, first, in_rows, in_columns, channels, grad_x, to)
 
 
 @jit
