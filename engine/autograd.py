@@ -111,10 +111,7 @@ class Node:
     has captured it: a parent is the node that made it, or a leaf.
     """
 
-    __slots__ = (
-        *("backend", "fills", "kept", "name", "overwrites"),
-        *("parents", "retained", "shape", "vjps"),
-    )
+    __slots__ = ("backend", "fills", "kept", "name", "parents", "retained", "shape", "vjps")
 
     requires_grad = True
 
@@ -125,7 +122,6 @@ class Node:
         parents: list[Node | Tensor | None],
         vjps: tuple[Vjp | None, ...],
         kept: list[tuple[int, Shape, Version, int]],
-        overwrites: bool,
         fills: tuple[int, ...],
     ) -> None:
         self.name = name
@@ -133,19 +129,15 @@ class Node:
         self.parents = parents
         self.vjps: tuple[Vjp | None, ...] | None = vjps
         self.kept = kept
-        self.overwrites = overwrites
         self.fills = fills
         self.retained: Callable[[], Tensor | None] | None = None  # its tensor, by retain_grad
         self.backend = current_backend()
 
-    def gradients(
-        self, grad: Array, owned: bool, begun: Collection[int]
-    ) -> list[tuple[Node | Tensor, Array]]:
+    def gradients(self, grad: Array, begun: Collection[int]) -> list[tuple[Node | Tensor, Array]]:
         """Return (parent, its share of the gradient) for each parent that requires one.
 
         Args:
             grad: Gradient of the tensor that was made.
-            owned: Nobody else sees the memory of ``grad``.
             begun: The ids of those that have got a share already.
         """
         if self.vjps is None:
@@ -167,9 +159,7 @@ class Node:
             for i, (parent, vjp) in enumerate(zip(self.parents, self.vjps, strict=True)):
                 if parent is None or vjp is None or not parent.requires_grad:
                     continue
-                if self.overwrites:
-                    share = vjp(grad, grad if owned else None)
-                elif i in self.fills:
+                if i in self.fills:
                     share = vjp(grad, None if id(parent) in begun else _free_place(parent))
                 else:
                     share = vjp(grad)
@@ -186,7 +176,6 @@ def differentiable(
     *,
     keeps: tuple[int, ...] | None = None,
     keeps_result: bool = False,
-    overwrites: bool = False,
     fills: tuple[int, ...] = (),
 ) -> Any:
     """Lift ``op(*arrays, **options) -> (array, one vjp an input)`` to Tensors.
@@ -200,8 +189,6 @@ def differentiable(
         keeps: Positions of the inputs whose arrays the vjps use (all, unless given): changing
             one of these in place before ``backward`` is an error.
         keeps_result: The vjps use the array of the result.
-        overwrites: The only vjp is called with a second argument: ``grad`` again where its
-            result may be written over it, else None.
         fills: Positions of the inputs whose vjps are called with a second argument: the place of
             a leaf's gradient in a flat buffer, for the vjp to fill in and return; else None.
     """
@@ -210,7 +197,6 @@ def differentiable(
             differentiable,
             keeps=keeps,
             keeps_result=keeps_result,
-            overwrites=overwrites,
             fills=fills,
         )
     name = op.__name__.lstrip("_")
@@ -240,7 +226,7 @@ def differentiable(
             if keeps_result:
                 kept.append((RESULT, result.shape, result._version, result._version.count))
             result.requires_grad = True
-            result._node = Node(name, result.shape, parents, vjps, kept, overwrites, fills)
+            result._node = Node(name, result.shape, parents, vjps, kept, fills)
         return result
 
     return lifted
@@ -281,7 +267,7 @@ def backward(root: Tensor, grad: Array, *, retain_graph: bool) -> None:
         tensor = vertex.retained and vertex.retained()
         if tensor is not None:
             accumulate(tensor, grad, False)
-        shares = vertex.gradients(grad, owned, gradients)
+        shares = vertex.gradients(grad, gradients)
         if owned and len(shares) == 1:
             mine = [True]
         else:

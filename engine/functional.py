@@ -424,11 +424,11 @@ def dropout(
     return _dropout(x, p=float(p), generator=generator or default_generator)
 
 
-@differentiable(keeps=(), overwrites=True)
+@differentiable(keeps=())
 def _dropout(x: Array, *, p: float, generator: Generator) -> Any:
     ticket = generator.ticket(x.size, x)
     return _dropout_kernel.forward(x, p, ticket), (
-        lambda g, place: _dropout_kernel.backward(g, p, ticket, place),
+        lambda g: _dropout_kernel.backward(g, p, ticket),
     )
 
 

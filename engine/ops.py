@@ -186,32 +186,32 @@ less_equal = _compare("less_equal")
 # Activations
 
 
-@differentiable(keeps=(), keeps_result=True, overwrites=True)
+@differentiable(keeps=(), keeps_result=True)
 def relu(x: Array) -> Any:
     """max(x, 0)."""
     y = activation.relu(x)
-    return y, (lambda g, place: activation.relu_backward(g, y, place),)
+    return y, (lambda g: activation.relu_backward(g, y),)
 
 
-@differentiable(overwrites=True)
+@differentiable
 def leaky_relu(x: Array, *, negative_slope: float) -> Any:
     """x where x > 0, else negative_slope * x."""
     y = activation.leaky_relu(x, negative_slope)
-    return y, (lambda g, place: activation.leaky_relu_backward(g, x, negative_slope, place),)
+    return y, (lambda g: activation.leaky_relu_backward(g, x, negative_slope),)
 
 
-@differentiable(keeps=(), keeps_result=True, overwrites=True)
+@differentiable(keeps=(), keeps_result=True)
 def sigmoid(x: Array) -> Any:
     """1 / (1 + e ** -x)."""
     y = activation.sigmoid(x)
-    return y, (lambda g, place: activation.sigmoid_backward(g, y, place),)
+    return y, (lambda g: activation.sigmoid_backward(g, y),)
 
 
-@differentiable(keeps=(), keeps_result=True, overwrites=True)
+@differentiable(keeps=(), keeps_result=True)
 def tanh(x: Array) -> Any:
     """Hyperbolic tangent."""
     y = activation.tanh(x)
-    return y, (lambda g, place: activation.tanh_backward(g, y, place),)
+    return y, (lambda g: activation.tanh_backward(g, y),)
 
 
 # Matrix product

@@ -8,7 +8,6 @@
 The gradients at 0 are 0 and slope, as in PyTorch. NaN stays NaN, and is a result, not a warning.
 
 Arrays of any shape and strides; results have the memory order of x, or of the y it was kept as.
-A gradient may be written over grad_y: pass it as ``grad_x`` too.
 All functions raise TypeError when an array is not float32 or float64, or dtypes or backends
 differ, and ValueError when shapes differ.
 """
@@ -22,9 +21,9 @@ def relu(x: Array) -> Array:
     return _run("relu", x)
 
 
-def relu_backward(grad_y: Array, y: Array, grad_x: Array | None = None) -> Array:
+def relu_backward(grad_y: Array, y: Array) -> Array:
     """Gradient with respect to x, from the result y of ``relu``."""
-    return _run_backward("relu_backward", grad_y, "y", y, grad_x)
+    return _run_backward("relu_backward", grad_y, "y", y)
 
 
 def leaky_relu(x: Array, negative_slope: float) -> Array:
@@ -32,11 +31,9 @@ def leaky_relu(x: Array, negative_slope: float) -> Array:
     return _run("leaky_relu", x, float(negative_slope))
 
 
-def leaky_relu_backward(
-    grad_y: Array, x: Array, negative_slope: float, grad_x: Array | None = None
-) -> Array:
+def leaky_relu_backward(grad_y: Array, x: Array, negative_slope: float) -> Array:
     """Gradient with respect to x, from x itself: with a negative slope y does not tell its sign."""
-    return _run_backward("leaky_relu_backward", grad_y, "x", x, grad_x, float(negative_slope))
+    return _run_backward("leaky_relu_backward", grad_y, "x", x, float(negative_slope))
 
 
 def sigmoid(x: Array) -> Array:
@@ -44,9 +41,9 @@ def sigmoid(x: Array) -> Array:
     return _run("sigmoid", x)
 
 
-def sigmoid_backward(grad_y: Array, y: Array, grad_x: Array | None = None) -> Array:
+def sigmoid_backward(grad_y: Array, y: Array) -> Array:
     """Gradient with respect to x, from the result y of ``sigmoid``."""
-    return _run_backward("sigmoid_backward", grad_y, "y", y, grad_x)
+    return _run_backward("sigmoid_backward", grad_y, "y", y)
 
 
 def tanh(x: Array) -> Array:
@@ -54,9 +51,9 @@ def tanh(x: Array) -> Array:
     return _run("tanh", x)
 
 
-def tanh_backward(grad_y: Array, y: Array, grad_x: Array | None = None) -> Array:
+def tanh_backward(grad_y: Array, y: Array) -> Array:
     """Gradient with respect to x, from the result y of ``tanh``."""
-    return _run_backward("tanh_backward", grad_y, "y", y, grad_x)
+    return _run_backward("tanh_backward", grad_y, "y", y)
 
 
 def _run(name: str, x: Array, *options: float) -> Array:
@@ -66,16 +63,14 @@ def _run(name: str, x: Array, *options: float) -> Array:
     return y
 
 
-def _run_backward(
-    name: str, grad_y: Array, kept: str, array: Array, grad_x: Array | None, *options: float
-) -> Array:
+def _run_backward(name: str, grad_y: Array, kept: str, array: Array, *options: float) -> Array:
     """``array`` is the x or y, called ``kept``, that the gradient is computed from."""
     check_floats(name, grad_y=grad_y, **{kept: array})
     if grad_y.shape != array.shape:
         raise ValueError(
             f"{name}: grad_y has shape {tuple(grad_y.shape)} but {kept} {tuple(array.shape)}"
         )
-    if grad_x is None or grad_x.strides != array.strides:
-        grad_x = empty(array)
+    # The order of the kept array: grad_y may be a broadcast scalar, which has none.
+    grad_x = empty(array)
     getattr(implementation(__name__, grad_y, array), name)(grad_y, array, *options, grad_x)
     return grad_x

@@ -39,23 +39,22 @@ def forward(x: Array, p: float, ticket: Array) -> Array:
     return y
 
 
-def backward(grad_y: Array, p: float, ticket: Array, grad_x: Array | None = None) -> Array:
+def backward(grad_y: Array, p: float, ticket: Array) -> Array:
     """Gradient with respect to x: grad_y times the mask of ``forward`` with the same ticket.
 
     Args:
         grad_y: Shape and dtype of x, any strides.
         p: As in ``forward``.
         ticket: As in ``forward``.
-        grad_x: ``grad_y`` itself, to be written over; None for a new array.
 
     Returns:
-        grad_x, with shape, dtype and memory order of ``grad_y``.
+        Shape, dtype and memory order of ``grad_y``.
 
     Raises:
         TypeError, ValueError: As ``forward``.
     """
     _check(p, ticket, grad_y=grad_y)
-    grad_x = empty(grad_y) if grad_x is None else grad_x
+    grad_x = empty(grad_y)
     implementation(__name__, grad_y, ticket).backward(grad_y, float(p), ticket, grad_x)
     return grad_x
 

@@ -128,7 +128,7 @@ def test_backward_drops_activations_and_gradients_as_it_goes():
 
 
 def test_gradients_written_in_place_are_those_of_new_arrays(backend, rng, monkeypatch):
-    """Sums and activations write over gradients that nobody else sees, and over no others."""
+    """Sums are added to gradients that nobody else sees, and to no others."""
 
     def gradients():
         x, w = (Tensor(a, requires_grad=True) for a in arrays)
