@@ -130,7 +130,8 @@ def _moments(x, first, end, shift, total, square):
     """
     width = np.uint64(len(shift))
     sample = min(np.uint64(SAMPLE), (end - first) // width)
-    shift[:], total[:], square[:] = 0, 0, 0
+    for lane in range(width):
+        shift[lane] = total[lane] = square[lane] = 0
     for row in range(first, first + sample * width, width):
         for lane in range(width):
             shift[lane] += x[row + lane]
@@ -160,7 +161,8 @@ def _combine_moments(sums, size, block, mean, var):
     """
     blocks, _, width = sums.shape
     channels = len(mean)
-    mean[:], var[:] = 0, 0
+    for c in range(channels):
+        mean[c] = var[c] = 0
     for i in range(blocks):
         rows, rest = divmod(min(block, size - i * block), width)
         for lane in range(width):
@@ -172,7 +174,8 @@ def _combine_moments(sums, size, block, mean, var):
         for first in range(0, width, channels):
             for c in range(channels):
                 mean[c] += sums[i, 1, first + c] * sums[i, 0, first + c]
-    mean /= size // channels
+    for c in range(channels):
+        mean[c] /= size // channels
     for i in range(blocks):
         for first in range(0, width, channels):
             for c in range(channels):
@@ -209,7 +212,8 @@ def _block_sums(grad_y, x, mean, block, sums):
 @jit
 def _products(grad_y, x, mean, first, end, total, product):
     width = np.uint64(len(mean))
-    total[:], product[:] = 0, 0
+    for lane in range(width):
+        total[lane] = product[lane] = 0
     twos = first + (end - first) // (width + width) * (width + width)
     for row in range(first, twos, width + width):
         row_1 = row + width
