@@ -46,6 +46,7 @@ FACTS = np.dtype(
             *("itemsize", "groups", "a_group", "y_group", "b_group", "width", "k_tiles"),
             *("tiles", "parts", "k_parts", "tile_outer", "block", "channels", "outputs"),
             *("w_output", "w_channel", "w_tap", "transposes", "transpose", "lanes", "a_k"),
+            "joined",
         )
     ]
 )
@@ -165,8 +166,15 @@ class _Builder:
         # A depthwise convolution is one group whose lanes are the groups.
         self.groups = 1 if filters.depthwise else filters.groups
         self.outputs = filters.groups if filters.depthwise else filters.outputs
+        self.channels, self.joined = filters.channels, 1
+        if self.groups > 1:
+            self.joined = joined(filters.groups, filters.outputs, self.shape.lanes)
+            self.groups //= self.joined
+            self.outputs *= self.joined
+            self.channels *= self.joined
         self.pixel = filters.groups * filters.channels * self.itemsize
         self.y_pixel = filters.groups * filters.outputs * self.itemsize
+        self.adjacent = self.groups == 1 and not filters.depthwise  # pixels, as a tile reads them
         self.regions: list[tuple[int, ...]] = []
         self.taps: list[tuple[int, int]] = []
         self.packs: list[tuple[int, ...]] = []
@@ -200,15 +208,16 @@ class _Builder:
             tiles, self.k_tiles, self.packed, a_bytes, self.groups, threads
         )
         strides = filters.w_strides()
-        transposes = filters.depthwise or (self.block == 1 and strides[1] == 1)
+        plain = self.block == self.joined == 1
+        transposes = filters.depthwise or (plain and strides[1] == 1)
         facts = np.zeros(1, FACTS)
         facts[0] = (
-            *(itemsize, self.groups, filters.channels * itemsize, self.outputs * itemsize),
+            *(itemsize, self.groups, self.channels * itemsize, self.outputs * itemsize),
             *(self.packed, self.width, self.k_tiles, tiles, parts, k_parts, tile_outer),
-            *(self.block, filters.channels, self.outputs, *strides, transposes),
+            *(self.block, self.channels, self.outputs, *strides, transposes),
             address(Transpose(shape.lanes, self.dtype)) if transposes else 0,
             shape.lanes,
-            self.width * itemsize if filters.depthwise else 0,
+            *(self.width * itemsize if filters.depthwise else 0, self.joined),
         )
         return Plan(
             facts,
@@ -224,7 +233,7 @@ class _Builder:
 
     def _pack(self, taps: int, filter_taps: Iterable[int]) -> None:
         """Have the filters of these taps packed, for every tile of columns and group."""
-        step = taps * self.filters.channels * self.itemsize  # of one column
+        step = taps * self.channels * self.itemsize  # of one column
         for k in range(self.k_tiles):
             last = k == self.k_tiles - 1
             for group in range(self.groups):
@@ -253,7 +262,7 @@ class _Builder:
                     for tap in across.taps
                 ),
             )
-        k_bytes = taps * self.filters.channels * self.width * self.itemsize
+        k_bytes = taps * self.channels * self.width * self.itemsize
         for rows in down.runs(self.images.in_h):
             for cols in across.runs(self.images.in_w):
                 self._add_region(down, rows, across, cols, start, k_bytes)
@@ -265,11 +274,11 @@ class _Builder:
 
         Taps whose channels follow each other in memory are one.
         """
-        channels, width = self.filters.channels, len(across.offsets)
+        channels, width = self.channels, len(across.offsets)
         places = [(v, h) for v in range(rows.lo, rows.hi) for h in range(cols.lo, cols.hi)]
         near = across.offsets[cols.lo : cols.hi]
         steps = channels
-        if self.filters.groups == 1 and near and near[-1] - near[0] == len(near) - 1:
+        if self.adjacent and near and near[-1] - near[0] == len(near) - 1:
             places = [(v, h) for v, h in places if h == cols.lo]
             steps *= len(near)
         reads = []
@@ -329,6 +338,12 @@ class _Builder:
         return address(
             Tile(self.kind, rows, vectors, shape.lanes, self.dtype, shape.fused, partial)
         )
+
+
+def joined(groups: int, outputs: int, lanes: int) -> int:
+    """Return how many groups are computed as one, with zeros between them, to fill a vector."""
+    most = max(1, lanes // outputs)
+    return max(count for count in range(1, min(most, groups) + 1) if groups % count == 0)
 
 
 def _whole(count: int, lanes: int) -> int:

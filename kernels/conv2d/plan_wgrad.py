@@ -26,7 +26,7 @@ from ..cpu.machine import cache_bytes
 from ..cpu.tiles import Shape, Tile, tile_shape
 from . import Conv2dSize
 from .phases import Run, fprop_phases
-from .plan import Axis, merged
+from .plan import Axis, joined, merged
 
 JOB = np.dtype(
     [
@@ -45,7 +45,7 @@ FACTS = np.dtype(
         for name in (
             *("itemsize", "groups", "a_group", "b_group", "y_group", "y_row", "sums", "lanes"),
             *("vectors", "most_rows", "parts", "slices", "chunks", "by_channel", "by_tap"),
-            *("filters", "length", "a_row", "a_column"),
+            *("filters", "length", "a_row", "a_column", "joined", "channels"),
         )
     ]
 )
@@ -77,9 +77,13 @@ def wgrad_plan(size: Conv2dSize, dtype: str) -> WgradPlan:
     item, shape = np.dtype(dtype).itemsize, tile_shape(dtype)
     groups, channels, filters = size.groups, size.c // size.groups, size.k // size.groups
     depthwise = channels == filters == 1 < groups
+    together = 1  # groups computed as one, of whose sums those of a filter's own group count
     if depthwise:
         groups, filters = 1, size.k
         by_tap, by_channel = False, True
+    elif (together := joined(groups, channels, shape.lanes)) > 1:
+        groups, filters, channels = groups // together, filters * together, channels * together
+        by_tap, by_channel = True, False
     else:
         by_tap, by_channel = _way(size, shape)
     length = size.r * size.s * channels
@@ -126,8 +130,9 @@ def wgrad_plan(size: Conv2dSize, dtype: str) -> WgradPlan:
         *(shape.vectors, most_rows, parts, slices, chunks, by_channel, by_tap),
         *(filters, length),
         *((size.dilation_w * size.c * item, 1) if depthwise else (item, 0)),
+        *(together, channels),
     )
-    straight = parts == 1 and not by_channel
+    straight = parts == together == 1 and not by_channel
     return WgradPlan(
         facts,
         table,

@@ -90,26 +90,35 @@ def _add(a, b, y, start, fact, job, table, tap_count, tiles, piece):
 def add_parts(sums, grad_w, facts):
     """grad_w = the parts of the sums added in order, filter by filter."""
     fact = facts[0]
-    length = np.uint64(fact.length)
+    own_channels = fact.channels // fact.joined
+    length = fact.length // fact.joined
     for turn in prange(fact.groups * fact.filters):
         k = np.int64(turn)
         group, own = k // fact.filters, k % fact.filters
         start = address(sums) + group * fact.y_group
-        out = grad_w[k * fact.length : (k + 1) * fact.length]
-        if fact.by_channel:
-            row = np.uint64(fact.y_row // fact.itemsize)
-            for part in range(fact.parts):
-                values = carray(float_pointer(start + part * fact.sums, grad_w), (length * row,))
-                for i in range(length):
-                    value = values[i * row + np.uint64(own)]
-                    out[i] = value if part == 0 else out[i] + value
-        else:
-            place = start + own * fact.y_row
-            for part in range(fact.parts):
-                values = carray(float_pointer(place + part * fact.sums, grad_w), (length,))
-                if part == 0:
-                    for i in range(length):
-                        out[i] = values[i]
-                else:
-                    for i in range(length):
-                        out[i] += values[i]
+        out = grad_w[k * length : (k + 1) * length]
+        for part in range(fact.parts):
+            place = start + part * fact.sums
+            if fact.by_channel:
+                _add_every(place + own * fact.itemsize, fact.y_row // fact.itemsize, part, out)
+            elif fact.joined == 1:
+                _add_every(place + own * fact.y_row, 1, part, out)
+            else:
+                place += own * fact.y_row
+                place += own // (fact.filters // fact.joined) * own_channels * fact.itemsize
+                for i in range(0, length, own_channels):
+                    some = out[i : i + own_channels]
+                    _add_every(place + i * fact.joined * fact.itemsize, 1, part, some)
+
+
+@jit
+def _add_every(place, stride, part, out):
+    """Add every ``stride``-th number from the address ``place`` on; the first part begins."""
+    length, step = np.uint64(len(out)), np.uint64(stride)
+    values = carray(float_pointer(place, out), (length * step,))
+    if part == 0:
+        for i in range(length):
+            out[i] = values[i * step]
+    else:
+        for i in range(length):
+            out[i] += values[i * step]

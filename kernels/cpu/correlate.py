@@ -125,6 +125,8 @@ def pack(w, packed, facts, packs, filter_taps):
             source = address(w) + first * length * fact.itemsize
             to = address(packed) + one.to
             _pack_transposed(w, source, length, to, one.columns, one.width, fact)
+        elif fact.joined > 1:
+            _pack_joined(w, packed, one, fact, filter_taps)
         elif fact.block == 1:
             _pack_rows(w, packed, one, fact, filter_taps)
         else:
@@ -187,3 +189,21 @@ def _pack_blocks(w, packed, pack, fact, filter_taps):
                     if tap >= 0:
                         value = w[place + channel * fact.w_channel]
                     out[j, channel, i * fact.outputs + k] = value
+
+
+@jit
+def _pack_joined(w, packed, pack, fact, filter_taps):
+    """Several groups side by side: a filter meets the channels of its own, and zeros elsewhere."""
+    channels, outputs = fact.channels // fact.joined, fact.outputs // fact.joined
+    shape = (pack.tap_count, fact.channels, pack.width)
+    out = carray(float_pointer(address(packed) + pack.to, w), shape)
+    of_group = max(outputs * fact.w_output, channels * fact.w_channel)
+    for i in range(pack.tap_count):
+        for channel in range(fact.channels):
+            for k in range(pack.columns):
+                value = w[0] * 0
+                if channel // channels == k // outputs:
+                    place = (pack.group * fact.joined + k // outputs) * of_group
+                    place += k % outputs * fact.w_output + channel % channels * fact.w_channel
+                    value = w[place + filter_taps[pack.taps + i] * fact.w_tap]
+                out[i, channel, k] = value
