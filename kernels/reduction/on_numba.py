@@ -3,7 +3,8 @@
 Rows that lie along memory are folded in vector registers, run by run. Where the kept axis lies
 along memory (the bias gradient of channels-last memory) a vector holds neighbouring columns, each
 with its sum; where these are few, several rows are taken as one, with more sums. Threads take
-parts, which depend on the shape alone and are added in order.
+parts, which depend on the shape alone and are added in order. No array is sliced in a loop: a
+slice counts its owners, by atomic operations that all threads wait for.
 
 NumPy's loops for extrema are vectorized too, but slow to start: they do the long rows.
 """
@@ -32,7 +33,7 @@ def sum(rows, y):
     if kept > 1 and rows.strides[0] == rows.itemsize:
         _sum_columns(_side_by_side(rows.T), partial)
     else:
-        _sum_rows(layout.contiguous(rows), partial)
+        _sum_rows(layout.contiguous(rows).reshape(-1), reduced, partial)
     y[...] = partial[0] if parts == 1 else partial.sum(axis=0)
 
 
@@ -54,7 +55,7 @@ def argmin(rows, y):
 
 def _extremum(of_rows, of_short_rows, rows, y):
     if rows.shape[1] < SHORT_ROW and rows.flags.c_contiguous and rows.dtype != np.bool_:
-        of_short_rows(rows, y)
+        of_short_rows(rows.reshape(-1), rows.shape[1], y)
     else:
         in_threads(_along_rows(of_rows), rows, out=y[:, None])
 
@@ -77,8 +78,8 @@ def _least(a, b):  # min is this module's reduction
 
 
 @parallel_jit
-def _sum_rows(rows, partial):
-    (parts, kept), reduced = partial.shape, rows.shape[1]
+def _sum_rows(flat, reduced, partial):
+    parts, kept = partial.shape
     part_size = -(-reduced // parts)
     together = TASK // (part_size + 1) + 1
     tasks = -(-kept // together)
@@ -87,10 +88,9 @@ def _sum_rows(rows, partial):
         first = part * part_size
         stop = np.minimum(first + part_size, reduced)
         for i in range(block * together, np.minimum(block * together + together, kept)):
-            row = rows[i]
             total = partial.dtype.type(0)
             for j in range(first, stop, RUN):
-                total += run_sum(row, j, np.minimum(RUN, stop - j))
+                total += run_sum(flat, i * reduced + j, np.minimum(RUN, stop - j))
             partial[part, i] = total
 
 
@@ -138,24 +138,28 @@ def _add_rows(columns, j, left, sums):
 
 
 @parallel_jit
-def _max_rows(rows, y):
-    kept, reduced = rows.shape
+def _max_rows(flat, reduced, y):
     together = TASK // (reduced + 1) + 1
-    for task in prange(-(-kept // together)):
+    for task in prange(-(-len(y) // together)):
         first = np.int64(task) * together
-        for i in range(first, np.minimum(first + together, kept)):
-            y[i] = run_max(rows[i], 0, np.minimum(RUN, reduced))
+        for i in range(first, np.minimum(first + together, len(y))):
+            start = i * reduced
+            chosen = run_max(flat, start, np.minimum(RUN, reduced))
             for j in range(RUN, reduced, RUN):
-                y[i] = np.maximum(y[i], run_max(rows[i], j, np.minimum(RUN, reduced - j)))
+                other = run_max(flat, start + j, np.minimum(RUN, reduced - j))
+                chosen = np.maximum(chosen, other)
+            y[i] = chosen
 
 
 @parallel_jit
-def _min_rows(rows, y):
-    kept, reduced = rows.shape
+def _min_rows(flat, reduced, y):
     together = TASK // (reduced + 1) + 1
-    for task in prange(-(-kept // together)):
+    for task in prange(-(-len(y) // together)):
         first = np.int64(task) * together
-        for i in range(first, np.minimum(first + together, kept)):
-            y[i] = run_min(rows[i], 0, np.minimum(RUN, reduced))
+        for i in range(first, np.minimum(first + together, len(y))):
+            start = i * reduced
+            chosen = run_min(flat, start, np.minimum(RUN, reduced))
             for j in range(RUN, reduced, RUN):
-                y[i] = np.minimum(y[i], run_min(rows[i], j, np.minimum(RUN, reduced - j)))
+                other = run_min(flat, start + j, np.minimum(RUN, reduced - j))
+                chosen = np.minimum(chosen, other)
+            y[i] = chosen
