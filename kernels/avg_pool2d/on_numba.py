@@ -10,21 +10,23 @@ import numpy as np
 from numba import prange
 
 from ..cpu.jit import parallel_jit
-from ..cpu.pixels import averaged, runs, shared
+from ..cpu.pixels import averaged, fetch, runs, shared
 from ..pooling_window import windows_over
+
+AHEAD = 1 << 10  # elements of grad_x between what is stored and what is fetched
 
 
 def forward(x, y, windows):
     n, h, w, c = x.shape
     tables = _pixels(windows, (h, w, c), x.dtype.name)
-    _average(x.reshape(-1), y.reshape(-1), *tables, n, h * w * c, c)
+    _average(x.reshape(-1), y.reshape(-1), *tables, n, (h * w * c, w * c, c))
 
 
 def backward(grad_y, grad_x, windows):
     n, h, w, c = grad_x.shape
     tables = _windows(windows, (h, w, c), grad_x.dtype.name)
     _, p, q, _ = grad_y.shape
-    _spread(grad_y.reshape(-1), grad_x.reshape(-1), *tables, n, p * q * c, c)
+    _spread(grad_y.reshape(-1), grad_x.reshape(-1), *tables, n, (p * q * c, c))
 
 
 @lru_cache
@@ -57,14 +59,16 @@ def _table(first, end, step, number_step):
 
 
 @parallel_jit
-def _average(
-    x, y, rows, row_starts, columns, column_starts, divisors, images, image_size, channels
-):
+def _average(x, y, rows, row_starts, columns, column_starts, divisors, images, sizes):
     p_y, q_y = len(row_starts) - 1, len(column_starts) - 1
+    image_size, row_size, channels = sizes
+    share = row_size * (image_size // row_size) // max(1, p_y * q_y)
     for line in prange(images * p_y):
         n, p = divmod(np.int64(line), p_y)
         first, in_rows = n * image_size, (rows, row_starts[p], row_starts[p + 1])
+        coming = first + rows[row_starts[p + 1] - 1, 0] + row_size  # what the next line adds
         for q in range(q_y):
+            fetch(x, coming + q * share, share)
             in_columns = columns, column_starts[q], column_starts[q + 1]
             number = p * q_y + q
             to = (n * p_y * q_y + number) * channels
@@ -72,14 +76,14 @@ def _average(
 
 
 @parallel_jit
-def _spread(
-    grad_y, grad_x, rows, row_starts, columns, column_starts, divisors, images, image_size, channels
-):
+def _spread(grad_y, grad_x, rows, row_starts, columns, column_starts, divisors, images, sizes):
     height, width = len(row_starts) - 1, len(column_starts) - 1
+    image_size, channels = sizes
     for line in prange(images * height):
         n, i = divmod(np.int64(line), height)
         first, in_rows = n * image_size, (rows, row_starts[i], row_starts[i + 1])
         for j in range(width):
-            in_columns = columns, column_starts[j], column_starts[j + 1]
             to = ((n * height + i) * width + j) * channels
+            fetch(grad_x, to + AHEAD, channels)
+            in_columns = columns, column_starts[j], column_starts[j + 1]
             shared(grad_y, first, in_rows, in_columns, divisors, channels, grad_x, to)

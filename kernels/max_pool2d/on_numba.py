@@ -10,7 +10,9 @@ import numpy as np
 from numba import prange
 
 from ..cpu.jit import jit, parallel_jit
-from ..cpu.pixels import largest, rewarded, runs
+from ..cpu.pixels import fetch, largest, rewarded, runs
+
+AHEAD = 1 << 10  # elements of grad_x between what is stored and what is fetched
 
 
 def forward(x, y, argmax, size):
@@ -18,7 +20,8 @@ def forward(x, y, argmax, size):
     rows, row_starts = _taps(size.vertical, w * c, size.s)
     columns, column_starts = _taps(size.horizontal, c, 1)
     flat = (a.reshape(-1) for a in (x, y, argmax))
-    _forward(*flat, rows, row_starts, columns, column_starts, h * w, n, c)
+    sizes = (h * w * c, w * c, size.stride_h * w * c, c)
+    _forward(*flat, rows, row_starts, columns, column_starts, n, sizes)
 
 
 def backward(grad_y, argmax, grad_x, size):
@@ -26,7 +29,7 @@ def backward(grad_y, argmax, grad_x, size):
     rows, row_starts = _windows(size.vertical, q * c, size.s)
     columns, column_starts = _windows(size.horizontal, c, 1)
     flat = (a.reshape(-1) for a in (grad_y, argmax, grad_x))
-    _backward(*flat, rows, row_starts, columns, column_starts, p * q, n, c)
+    _backward(*flat, rows, row_starts, columns, column_starts, n, (p * q * c, c))
 
 
 def indices(argmax, positions, size):
@@ -60,32 +63,34 @@ def _pairs(axis):
 
 
 @parallel_jit
-def _forward(
-    x, y, argmax, rows, row_starts, columns, column_starts, image_pixels, images, channels
-):
+def _forward(x, y, argmax, rows, row_starts, columns, column_starts, images, sizes):
     p_y, q_y = len(row_starts) - 1, len(column_starts) - 1
+    image_size, row_size, coming_size, channels = sizes
+    share = coming_size // q_y
     for line in prange(images * p_y):
         n, p = divmod(np.int64(line), p_y)
-        first = n * image_pixels * channels
+        first = n * image_size
         in_rows = rows, row_starts[p], row_starts[p + 1]
+        coming = first + rows[row_starts[p + 1] - 1, 0] + row_size  # what the next line adds
         for q in range(q_y):
+            fetch(x, coming + q * share, share)
             in_columns = columns, column_starts[q], column_starts[q + 1]
             to = ((n * p_y + p) * q_y + q) * channels
             largest(x, first, in_rows, in_columns, channels, y, argmax, to)
 
 
 @parallel_jit
-def _backward(
-    grad_y, argmax, grad_x, rows, row_starts, columns, column_starts, windows, images, channels
-):
+def _backward(grad_y, argmax, grad_x, rows, row_starts, columns, column_starts, images, sizes):
     height, width = len(row_starts) - 1, len(column_starts) - 1
+    image_size, channels = sizes
     for line in prange(images * height):
         n, i = divmod(np.int64(line), height)
-        first = n * windows * channels
+        first = n * image_size
         in_rows = rows, row_starts[i], row_starts[i + 1]
         for j in range(width):
-            in_columns = columns, column_starts[j], column_starts[j + 1]
             to = ((n * height + i) * width + j) * channels
+            fetch(grad_x, to + AHEAD, channels)
+            in_columns = columns, column_starts[j], column_starts[j + 1]
             rewarded(grad_y, argmax, first, in_rows, in_columns, channels, grad_x, to)
 
 
