@@ -2,7 +2,8 @@
 
 The exponentials are those of ``cpu/exponential.py``, in the dtype of the logits, by vectors: a
 piece of a row goes into a tile, which is filled up to whole vectors. Sums, logarithms, the loss
-and the gradient are float64, rounded once at the end.
+and the gradient are float64, rounded once at the end. Arrays are flat: a slice counts its owners,
+by atomic operations that all threads wait for.
 """
 
 import numpy as np
@@ -19,7 +20,7 @@ VECTOR = 16  # elements; the tile is computed by multiples of it
 
 def forward(logits, target, weight, ignore_index, label_smoothing, reduction, loss, lse, divisor):
     losses, weights = rows = np.empty((2, len(lse)))
-    operands = [np.ascontiguousarray(a) for a in (logits, target, _or_ones(weight, logits))]
+    operands = [np.ravel(a) for a in (logits, target, _or_ones(weight, logits))]
     constants = CONSTANTS[logits.dtype.name]
     if target.ndim == 2:
         _forward_probabilities(*operands, float(label_smoothing), constants, lse, losses, weights)
@@ -41,42 +42,42 @@ def backward(
 ):
     scale = grad_loss if divisor is None else grad_loss / divisor
     scale = np.full(lse.shape, scale, np.float64)
-    operands = [np.ascontiguousarray(a) for a in (logits, target, _or_ones(weight, logits))]
+    operands = [np.ravel(a) for a in (logits, target, _or_ones(weight, logits))]
     constants = CONSTANTS[logits.dtype.name]
     if target.ndim == 2:
         _backward_probabilities(
-            scale, *operands, lse, float(label_smoothing), constants, grad_logits
+            scale, *operands, lse, float(label_smoothing), constants, grad_logits.reshape(-1)
         )
     else:
         options = int(ignore_index), float(label_smoothing)
-        _backward_classes(scale, *operands, lse, *options, constants, grad_logits)
+        _backward_classes(scale, *operands, lse, *options, constants, grad_logits.reshape(-1))
 
 
 @jit
 def _exponentials(tile, count, constants):
     """Replace ``tile[:count]``, none above 0, by its exponentials, and what follows by zeros."""
-    filled = -(-count // VECTOR) * VECTOR
-    for i in range(count, filled):
+    filled = np.uint64(-(-count // VECTOR) * VECTOR)
+    for i in range(np.uint64(count), filled):
         tile[i] = constants[0]
-    here = tile[:filled]
     for i in range(filled):
-        a, b, e = exp_parts(here[i], constants)
-        here[i] = (b + b * e) * a
+        a, b, e = exp_parts(tile[i], constants)
+        tile[i] = (b + b * e) * a
 
 
 @jit
-def _log_sum_exp(row, tile, constants):
-    largest = run_max(row, 0, np.minimum(RUN, len(row)))
-    for c in range(RUN, len(row), RUN):
-        largest = np.maximum(largest, run_max(row, c, np.minimum(RUN, len(row) - c)))
+def _log_sum_exp(logits, start, classes, tile, constants):
+    """Of the row of ``classes`` elements that begins at element ``start`` of flat logits."""
+    largest = run_max(logits, start, np.minimum(RUN, classes))
+    for c in range(RUN, classes, RUN):
+        largest = np.maximum(largest, run_max(logits, start + c, np.minimum(RUN, classes - c)))
     total = 0.0
-    for first in range(0, len(row), TILE):
-        piece = row[first : first + TILE]
-        for c in range(len(piece)):
-            tile[c] = piece[c] - largest
-        _exponentials(tile, len(piece), constants)
-        for c in range(0, len(piece), RUN):
-            total += run_sum(tile, c, np.minimum(RUN, len(piece) - c))
+    for first in range(0, classes, TILE):
+        here, count = np.uint64(start + first), np.minimum(TILE, classes - first)
+        for c in range(np.uint64(count)):
+            tile[c] = logits[here + c] - largest
+        _exponentials(tile, count, constants)
+        for c in range(0, count, RUN):
+            total += run_sum(tile, c, np.minimum(RUN, count - c))
     return largest + np.log(total)
 
 
@@ -84,20 +85,20 @@ def _log_sum_exp(row, tile, constants):
 def _forward_classes(
     logits, target, weight, ignore_index, label_smoothing, constants, lse, losses, weights
 ):
-    classes = logits.shape[1]
+    classes = len(weight)
     tile = np.empty(TILE, logits.dtype)
-    for m in prange(len(logits)):
-        row, t = logits[m], target[m]
-        lse[m] = _log_sum_exp(row, tile, constants)
+    for m in prange(len(lse)):
+        start, t = np.int64(m) * classes, target[m]
+        lse[m] = _log_sum_exp(logits, start, classes, tile, constants)
         if t == ignore_index:
             losses[m] = weights[m] = 0
             continue
         weights[m] = weight[t]
-        losses[m] = -(1 - label_smoothing) * weight[t] * (row[t] - lse[m])
+        losses[m] = -(1 - label_smoothing) * weight[t] * (logits[start + t] - lse[m])
         if label_smoothing:
             total = 0.0
             for c in range(classes):
-                total += weight[c] * (row[c] - lse[m])
+                total += weight[c] * (logits[start + c] - lse[m])
             losses[m] -= label_smoothing / classes * total
 
 
@@ -105,68 +106,69 @@ def _forward_classes(
 def _forward_probabilities(
     logits, target, weight, label_smoothing, constants, lse, losses, weights
 ):
-    classes = logits.shape[1]
+    classes = len(weight)
     tile = np.empty(TILE, logits.dtype)
-    for m in prange(len(logits)):
-        row = logits[m]
-        lse[m] = _log_sum_exp(row, tile, constants)
+    for m in prange(len(lse)):
+        start = np.int64(m) * classes
+        lse[m] = _log_sum_exp(logits, start, classes, tile, constants)
         total = 0.0
         for c in range(classes):
-            q = (1 - label_smoothing) * target[m, c] + label_smoothing / classes
-            total += weight[c] * q * (row[c] - lse[m])
+            q = (1 - label_smoothing) * target[start + c] + label_smoothing / classes
+            total += weight[c] * q * (logits[start + c] - lse[m])
         losses[m], weights[m] = -total, 1
 
 
 @jit
-def _softmax(piece, lse, tile, constants):
-    for c in range(len(piece)):
-        tile[c] = min(piece[c] - lse, 0.0)
-    _exponentials(tile, len(piece), constants)
+def _softmax(logits, start, count, lse, tile, constants):
+    for c in range(np.uint64(count)):
+        tile[c] = min(logits[np.uint64(start) + c] - lse, 0.0)
+    _exponentials(tile, count, constants)
 
 
 @parallel_jit
 def _backward_classes(
     scale, logits, target, weight, lse, ignore_index, label_smoothing, constants, grad_logits
 ):
-    classes = logits.shape[1]
+    classes = len(weight)
     rest = label_smoothing / classes
     tile = np.empty(TILE, logits.dtype)
-    for m in prange(len(logits)):
-        t, factor = target[m], scale[m]
+    for m in prange(len(lse)):
+        start, t, factor = np.int64(m) * classes, target[m], scale[m]
         if t == ignore_index:
-            grad_logits[m] = 0
+            for c in range(start, start + classes):
+                grad_logits[c] = 0
             continue
         total = (1 - label_smoothing) * weight[t]
         if label_smoothing:
             for c in range(classes):
                 total += rest * weight[c]
         for first in range(0, classes, TILE):
-            piece, grad = logits[m, first : first + TILE], grad_logits[m, first : first + TILE]
-            shares = weight[first : first + TILE]
-            _softmax(piece, lse[m], tile, constants)
-            for c in range(len(grad)):
-                grad[c] = factor * (tile[c] * total - rest * shares[c])
-            c = t - first
-            if 0 <= c < len(grad):
-                a = rest * shares[c] + (1 - label_smoothing) * shares[c]
-                grad[c] = factor * (tile[c] * total - a)
+            count = np.minimum(TILE, classes - first)
+            _softmax(logits, start + first, count, lse[m], tile, constants)
+            here, shares = np.uint64(start + first), np.uint64(first)
+            for c in range(np.uint64(count)):
+                grad_logits[here + c] = factor * (tile[c] * total - rest * weight[shares + c])
+            if first <= t < first + count:
+                a = rest * weight[t] + (1 - label_smoothing) * weight[t]
+                grad_logits[start + t] = factor * (tile[t - first] * total - a)
 
 
 @parallel_jit
 def _backward_probabilities(
     scale, logits, target, weight, lse, label_smoothing, constants, grad_logits
 ):
-    classes = logits.shape[1]
+    classes = len(weight)
     rest = label_smoothing / classes
     tile = np.empty(TILE, logits.dtype)
-    for m in prange(len(logits)):
-        factor, total = scale[m], 0.0
+    for m in prange(len(lse)):
+        start, factor, total = np.int64(m) * classes, scale[m], 0.0
         for c in range(classes):
-            total += weight[c] * ((1 - label_smoothing) * target[m, c] + rest)
+            total += weight[c] * ((1 - label_smoothing) * target[start + c] + rest)
         for first in range(0, classes, TILE):
-            piece, grad = logits[m, first : first + TILE], grad_logits[m, first : first + TILE]
-            shares, wanted = weight[first : first + TILE], target[m, first : first + TILE]
-            _softmax(piece, lse[m], tile, constants)
-            for c in range(len(grad)):
-                a = shares[c] * ((1 - label_smoothing) * wanted[c] + rest)
-                grad[c] = factor * (tile[c] * total - a)
+            count = np.minimum(TILE, classes - first)
+            _softmax(logits, start + first, count, lse[m], tile, constants)
+            here, shares = np.uint64(start + first), np.uint64(first)
+            for c in range(np.uint64(count)):
+                q = (1 - label_smoothing) * target[here + c] + rest
+                a = weight[shares + c] * q
+                grad_logits[here + c] = factor * (tile[c] * total - a)
