@@ -10,7 +10,7 @@ which both dtypes absorb: a Python number would make the arithmetic float64.
 import numpy as np
 from numba import prange
 
-from ..cpu.exponential import CONSTANTS, exp_parts
+from ..cpu.exponential import CONSTANTS, exp_parts, multiply_add
 from ..cpu.jit import jit, parallel_jit
 from ..cpu.stream import flat
 
@@ -98,7 +98,7 @@ def _stretch(kind, a, b, slope, constants, first, end, y):
 @jit
 def _sigmoid(x, constants):
     a, b, e = exp_parts(-abs(x), constants)
-    small = (b + b * e) * a  # exp(-|x|), at most 1
+    small = multiply_add(b, e, b) * a  # exp(-|x|), at most 1
     return (small if x < ZERO else ONE) / (ONE + small)
 
 
@@ -107,8 +107,8 @@ def _tanh(x, constants):
     """(1 - s) / (1 + s) = 1 - 2 s / (1 + s), s = exp(-2|x|): where 1 - s, or y, is small."""
     a, b, e = exp_parts(-TWO * abs(x), constants)
     scale = a * b
-    small = scale + scale * e
-    less = scale * e + (scale - ONE)  # s - 1, whose digits s has not kept
+    small = multiply_add(scale, e, scale)
+    less = multiply_add(scale, e, scale - ONE)  # s - 1, whose digits s has not kept
     near_one = small < QUARTER
     ratio = (TWO * small if near_one else -less) / (ONE + small)
     y = ONE - ratio if near_one else ratio

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from .jit import jit
@@ -47,11 +47,25 @@ def exp_parts(t, constants):
     t = least if t < least else t
     k = (t * per_ln2 + shift) - shift
     half = (k * HALF + shift) - shift
-    r = (t - k * high) - k * low
+    r = multiply_add(-k, low, multiply_add(-k, high, t))
     e = constants[6]
     for term in constants[7:]:
-        e = e * r + term
+        e = multiply_add(e, r, term)
     return _power_of_two(half + biased), _power_of_two(k - half + biased), e * r
+
+
+@intrinsic
+def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return a * b + c of one dtype, rounded once where the CPU has an instruction for it."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = context.get_value_type(a)
+        name = "llvm.fmuladd." + ("f32" if a == types.float32 else "f64")
+        signature = ir.FunctionType(kind, [kind] * 3)
+        function = cgutils.get_or_insert_function(builder.module, signature, name)
+        return builder.call(function, values)
+
+    return a(a, a, a), emit
 
 
 @intrinsic
