@@ -28,11 +28,15 @@ REGION = np.dtype(
             *("outer", "middle", "run", "a_outer", "a_middle", "a_row", "a_half", "a_first"),
             *("y_outer", "y_middle", "y_row", "y_half", "y_first", "columns", "b_first"),
             *("taps", "last_taps", "tap_count", "steps", "rows", "lines", "tiles_in_line", "tiles"),
-            *("tile", "last_tile", "k_bytes"),
+            *("tile", "last_tile", "k_bytes", "long", "short_tile", "short_last_tile"),
+            *("short_a_half", "short_y_half"),
         )
     ]
 )
-"""A region: ``outer x middle`` lines of ``run`` pixels, ``rows // lines`` of them a tile."""
+"""A region: ``outer x middle`` lines of ``run`` pixels, ``rows // lines`` of them a tile.
+
+Of the tiles in a line the first, ``long``, have ``rows`` rows and the others one less.
+"""
 
 PACK = np.dtype(
     [(name, np.int64) for name in ("to", "first", "width", "columns", "group", "taps", "tap_count")]
@@ -319,6 +323,9 @@ class _Builder:
             starts.append(len(self.taps))
             self.taps.extend((a, b * width) for a, b in reads)
         tiles_in_line = -(-run.count // (height // lines))
+        long, short = tiles_in_line, max(1, height - 1)
+        if lines == 1:
+            long = run.count - tiles_in_line * (height - 1)
         self.regions.append(
             (
                 *(outer.count, middle.count, run.count, outer.a, middle.a, run.a, a_half, a_first),
@@ -327,7 +334,8 @@ class _Builder:
                 outer.count * -(-middle.count // lines) * tiles_in_line,
                 self._tile(height, self.width),
                 self._tile(height, self.last),
-                k_bytes,
+                *(k_bytes, long, self._tile(short, self.width), self._tile(short, self.last)),
+                *(half_rows(short) * run.a, half_rows(short) * run.y),
             )
         )
 

@@ -61,7 +61,7 @@ def _walk(a, b, to, start, start_step, fact, regions, taps, first, end, k, k_end
         # Locals: the compiler must believe that a tile overwrites the tables.
         in_line, lines_of_tile = region.tiles_in_line, region.lines
         pixels, lines = region.rows // lines_of_tile, -(-region.middle // lines_of_tile)
-        last_pixel, last_line = region.run - pixels, region.middle - lines_of_tile
+        last_line, long = region.middle - lines_of_tile, region.long
         a_outer, a_middle, a_row, a_half = (
             *(region.a_outer, region.a_middle),
             *(region.a_row, region.a_half),
@@ -77,19 +77,25 @@ def _walk(a, b, to, start, start_step, fact, regions, taps, first, end, k, k_end
         )
         a_step = region.rows * a_row // max(steps, 1)
         code, last_code = region.tile, region.last_tile
+        short_code, short_last_code = region.short_tile, region.short_last_tile
+        short_a_half, short_y_half = region.short_a_half, region.short_y_half
         places, last_places = table + 16 * region.taps, table + 16 * region.last_taps
         line, place = tile // in_line, tile % in_line
         outer, middle = line // lines, line % lines
         for _ in range(tile, stop):
-            # The last tile of a line, and the last pair of lines, overlap those before them.
-            pixel = min(place * pixels, last_pixel)
-            row = min(middle * lines_of_tile, last_line)
+            row = min(middle * lines_of_tile, last_line)  # the last pair may overlap that before
+            pixel = place * pixels - max(place - long, 0)
             a_tile = a_first + outer * a_outer + row * a_middle + pixel * a_row
             y_tile = y_first + outer * y_outer + row * y_middle + pixel * y_row
+            tile_code, tile_last_code = code, last_code
+            tile_a_half, tile_y_half = a_half, y_half
+            if place >= long:
+                tile_code, tile_last_code = short_code, short_last_code
+                tile_a_half, tile_y_half = short_a_half, short_y_half
             for some in range(k, k_end):
                 last = some == last_k
                 call_tile(
-                    last_code if last else code,
+                    tile_last_code if last else tile_code,
                     a_tile + some * a_k,
                     b_first + some * k_bytes,
                     y_tile + some * width_bytes,
@@ -97,11 +103,11 @@ def _walk(a, b, to, start, start_step, fact, regions, taps, first, end, k, k_end
                     tap_count,
                     steps,
                     a_row,
-                    a_half,
+                    tile_a_half,
                     a_step,
                     0,
                     y_row,
-                    y_half,
+                    tile_y_half,
                     columns - some * width,
                     start + some * start_step,
                     0,
