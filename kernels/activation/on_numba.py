@@ -11,8 +11,8 @@ import numpy as np
 from numba import prange
 
 from ..cpu.exponential import CONSTANTS, exp_parts, multiply_add
+from ..cpu.flat import flat
 from ..cpu.jit import jit, parallel_jit
-from ..cpu.stream import flat
 
 STRETCH = 1 << 14  # elements that a turn of the parallel loop computes
 ZERO, QUARTER, ONE, TWO = map(np.float32, (0, 0.25, 1, 2))

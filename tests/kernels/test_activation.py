@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import ml_dtypes
 import numpy as np
 import pytest
+from threads import results_by_threads
 from tolerance import assert_within
 
 from convolt.kernels import activation
@@ -129,6 +130,22 @@ def test_kernels_work_in_place(backend, rng, name):
     np.testing.assert_array_equal(memory, grad_x)
     getattr(on_cuda, f"{name}_backward")(grad_y, kept, *options, kept)
     np.testing.assert_array_equal(kept, grad_x)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_bits_depend_neither_on_threads_nor_on_addresses(rng, name):
+    x, grad_y = rng.standard_normal((2, 70_001)).astype(np.float32)
+    shifted = np.empty((2, x.size + 1), np.float32)[:, 1:]
+    shifted[...] = x, grad_y
+
+    def both(x, grad_y):
+        y = run(name, x)
+        return y.tobytes(), run_backward(name, grad_y, x, y).tobytes()
+
+    with use_backend("numba"):
+        results = results_by_threads(lambda: both(x, grad_y))
+        results.append(both(*shifted))
+    assert len(set(results)) == 1
 
 
 @pytest.mark.parametrize("name", FORMULAS)

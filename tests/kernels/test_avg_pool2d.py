@@ -4,6 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from pooling import POOLINGS, on_image, windows
+from threads import results_by_threads
 from tolerance import assert_within
 
 from convolt.kernels import avg_pool2d
@@ -102,6 +103,22 @@ def test_bfloat16_is_summed_in_float32_and_rounded(backend, problem, divisor, rn
     for g, e, m in zip(got, expected, magnitude, strict=True):
         assert g.dtype == x.dtype
         assert_within(g, e, m, size.window_cells + 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 16, 20, 31, 64, 65, 131])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_any_number_of_channels_on_any_number_of_threads(rng, dtype, channels):
+    """On the CPU channels are cut into vectors, groups of vectors, and a rest."""
+    size = sized((2, 5, 6, channels), kernel_size=3, stride=2, padding=1)
+    x = rng.integers(-4, 5, size.x_shape).astype(dtype)
+    grad_y = rng.integers(-4, 5, size.y_shape).astype(dtype)
+    with use_backend("numpy"):
+        expected = run(x, grad_y, size, (True, None))
+    with use_backend("numba"):
+        results = results_by_threads(lambda: run(x, grad_y, size, (True, None)))
+    for result in results:
+        for got, ref in zip(result, expected, strict=True):
+            np.testing.assert_array_equal(got, ref)
 
 
 def test_backward_is_the_adjoint_of_forward(backend, problem, divisor, rng):

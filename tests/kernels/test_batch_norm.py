@@ -223,6 +223,17 @@ def test_memory_at_any_address(backend, rng):
         assert_within(got[name], ref[name], size[name], length)
 
 
+def test_bits_do_not_depend_on_the_address(rng):
+    arrays = draw(rng, (301, 20), np.float32)
+    shifted = [np.empty(a.size + 1, np.float32)[1:].reshape(a.shape) for a in arrays]
+    for to, array in zip(shifted, arrays, strict=True):
+        to[...] = array
+    with use_backend("numba"):
+        got, moved = run(*arrays), run(*shifted)
+    for name, a in got.items():
+        assert a.tobytes() == moved[name].tobytes(), name
+
+
 def test_blocks_cover_the_rows_and_channels_once():
     for m, c, pack in itertools.product(
         (1, 2, 63, 64, 1568, 25088, 401408), (8, 24, 64, 136, 264, 2048, 2**20), (1, 2, 4, 8)

@@ -4,6 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from pooling import DILATED, POOLINGS, on_image, windows
+from threads import results_by_threads
 from tolerance import assert_within
 
 from convolt.kernels import max_pool2d
@@ -147,6 +148,22 @@ def test_memory_at_any_address(backend, rng):
     shifted[...] = x
     for got, ref in zip(run(shifted, grad_y, size), run(x, grad_y, size), strict=True):
         np.testing.assert_array_equal(got, ref)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 16, 20, 31, 64, 65, 131])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_any_number_of_channels_on_any_number_of_threads(rng, dtype, channels):
+    """On the CPU channels are cut into vectors, groups of vectors, and a rest."""
+    size = sized((2, 5, 6, channels), kernel_size=3, stride=2, padding=1)
+    x = with_ties_and_specials(rng, size.x_shape, dtype)
+    grad_y = rng.integers(-4, 5, size.y_shape).astype(dtype)
+    with use_backend("numpy"):
+        expected = run(x, grad_y, size)
+    with use_backend("numba"):
+        results = results_by_threads(lambda: run(x, grad_y, size))
+    for result in results:
+        for got, ref in zip(result, expected, strict=True):
+            np.testing.assert_array_equal(got, ref)
 
 
 def test_the_gradient_of_a_4x4_image_goes_to_the_largest_of_each_quarter(backend):
