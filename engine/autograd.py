@@ -275,10 +275,10 @@ def backward(root: Tensor, grad: Array, *, retain_graph: bool) -> None:
             alone = owned and passed_on.count(True) == 1
             mine = [not same or alone for same in passed_on]
         for (parent, share), is_mine in zip(shares, mine, strict=True):
-            if tuple(share.shape) != parent.shape:
+            if share.shape != parent.shape:
                 raise RuntimeError(
                     f"{vertex.name}: the gradient of an input of shape {parent.shape} came "
-                    f"out with shape {tuple(share.shape)}; this is a defect of the op"
+                    f"out with shape {share.shape}; this is a defect of the op"
                 )
             before, was_mine = gradients.get(id(parent), (None, False))
             if before is None:
@@ -337,18 +337,18 @@ def _topological_order(start: Node | Tensor) -> list[Node | Tensor]:
     """Return the nodes and leaves below ``start`` that require a gradient, parents first."""
     order: list[Node | Tensor] = []
     visited: set[int] = set()
-    stack: list[tuple[Node | Tensor, bool]] = [(start, False)]
+    begun: list[Node] = []  # whose parents are being visited, the last one's now
+    stack: list[Node | Tensor | None] = [start]  # None: the parents of the last one are done
     while stack:  # explicit: a deep net must not meet Python's recursion limit
-        vertex, parents_done = stack.pop()
-        if parents_done:
-            order.append(vertex)
+        vertex = stack.pop()
+        if vertex is None:
+            order.append(begun.pop())
         elif id(vertex) not in visited and vertex.requires_grad:
             visited.add(id(vertex))
-            if not isinstance(vertex, Node):
+            if isinstance(vertex, Node):
+                begun.append(vertex)
+                stack.append(None)
+                stack.extend([parent for parent in vertex.parents if parent is not None])
+            else:
                 order.append(vertex)
-                continue
-            stack.append((vertex, True))
-            for parent in vertex.parents:
-                if parent is not None:
-                    stack.append((parent, False))
     return order

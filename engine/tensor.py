@@ -64,7 +64,7 @@ class Tensor:
     @property
     def shape(self) -> Shape:
         """Public shape, N C H W for images."""
-        return tuple(self.data.shape)
+        return self.data.shape
 
     @property
     def dtype(self) -> np.dtype:

@@ -63,7 +63,7 @@ def empty(shape: tuple[int, ...], dtype: np.dtype, strides: tuple[int, ...] | No
         block = home.pop()
     except IndexError:
         block = _fresh_block(size)
-    lease = _Lease(size, _BYTE, block)
+    lease = block.view(_Lease)
     lease.home = home
     return np.ndarray(shape, dtype, lease, 0, strides)
 

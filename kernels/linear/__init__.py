@@ -7,6 +7,7 @@ MLP lectures. Arrays: x (M,C), w (K,C), bias (K,), y (M,K); any strides, results
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ..arrays import Array, Shape, check_floats, check_index_range, check_layout, check_rank, empty
 from ..backend import implementation
@@ -21,6 +22,7 @@ class LinearSize:
     k: int
 
     @classmethod
+    @lru_cache(maxsize=1024)
     def of(cls, x_shape: Shape, w_shape: Shape) -> "LinearSize":
         """Check a product and return its sizes.
 

@@ -20,10 +20,12 @@ from ..arrays import Array, check_floats, check_layout, empty
 from ..backend import implementation
 from ..pooling_window import PoolSize
 
+_BYTE, _INT = np.dtype(np.uint8), np.dtype(np.int32)
+
 
 def argmax_dtype(size: PoolSize) -> np.dtype:
     """Return the dtype of ``argmax``: uint8, or int32 when a window has more than 256 cells."""
-    return np.dtype(np.uint8 if size.window_cells <= 256 else np.int32)
+    return _BYTE if size.window_cells <= 256 else _INT
 
 
 def forward(x: Array, size: PoolSize) -> tuple[Array, Array]:
