@@ -58,6 +58,7 @@ FACTS = np.dtype(
 PAGE = 4096  # bytes: rows so far apart fall into one set of the first cache
 ROWS_IN_SET = 8  # that fit beside the filters
 TASKS_PER_THREAD = 8
+PLANS = 512  # kept
 LEAST_TILES = 8  # of a task that reads a tile of filters anew
 
 
@@ -85,34 +86,26 @@ class Axis:
     y: int
 
 
+@lru_cache(maxsize=PLANS)
 def fprop_plan(size: Conv2dSize, dtype: str, threads: int) -> Plan:
     """Return the plan of fprop."""
     vertical = fprop_phases(size.p, size.r, size.stride_h, size.pad_top, size.dilation_h)
     horizontal = fprop_phases(size.q, size.s, size.stride_w, size.pad_left, size.dilation_w)
     channels, outputs = size.c // size.groups, size.k // size.groups
-    return _plan(
-        vertical,
-        horizontal,
-        _Images(size.n, size.h, size.w, size.p, size.q),
-        _Filters(size.groups, channels, outputs, size.r * size.s, size.s, fprop=True),
-        dtype,
-        threads,
-    )
+    images = _Images(size.n, size.h, size.w, size.p, size.q)
+    filters = _Filters(size.groups, channels, outputs, size.r * size.s, size.s, fprop=True)
+    return _Builder(images, filters, dtype).plan(vertical, horizontal, threads)
 
 
+@lru_cache(maxsize=PLANS)
 def dgrad_plan(size: Conv2dSize, dtype: str, threads: int) -> Plan:
     """Return the plan of dgrad: grad_y correlated with the rotated filters, phase by phase."""
     vertical = dgrad_phases(size.h, size.r, size.stride_h, size.pad_top, size.dilation_h)
     horizontal = dgrad_phases(size.w, size.s, size.stride_w, size.pad_left, size.dilation_w)
     channels, outputs = size.k // size.groups, size.c // size.groups
-    return _plan(
-        vertical,
-        horizontal,
-        _Images(size.n, size.p, size.q, size.h, size.w),
-        _Filters(size.groups, channels, outputs, size.r * size.s, size.s, fprop=False),
-        dtype,
-        threads,
-    )
+    images = _Images(size.n, size.p, size.q, size.h, size.w)
+    filters = _Filters(size.groups, channels, outputs, size.r * size.s, size.s, fprop=False)
+    return _Builder(images, filters, dtype).plan(vertical, horizontal, threads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,18 +137,6 @@ class _Filters:
         if self.fprop:
             return self.taps * self.channels, 1, self.channels
         return 1, self.taps * self.outputs, self.outputs
-
-
-@lru_cache(maxsize=512)
-def _plan(
-    vertical: tuple[Phase, ...],
-    horizontal: tuple[Phase, ...],
-    images: _Images,
-    filters: _Filters,
-    dtype: str,
-    threads: int,
-) -> Plan:
-    return _Builder(images, filters, dtype).plan(vertical, horizontal, threads)
 
 
 class _Builder:

@@ -15,7 +15,7 @@ added in ``parts``, whose number and bounds depend on the sizes alone; then the 
 in order. All strides and offsets are in bytes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -26,7 +26,7 @@ from ..cpu.machine import cache_bytes
 from ..cpu.tiles import Shape, Tile, tile_shape
 from . import Conv2dSize
 from .phases import Run, fprop_phases
-from .plan import Axis, joined, merged
+from .plan import PLANS, Axis, joined, merged
 
 JOB = np.dtype(
     [
@@ -71,7 +71,7 @@ class WgradPlan:
     zeros: np.ndarray  # where sums begin
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=PLANS)
 def wgrad_plan(size: Conv2dSize, dtype: str) -> WgradPlan:
     """Return the plan of wgrad."""
     item, shape = np.dtype(dtype).itemsize, tile_shape(dtype)
@@ -89,7 +89,8 @@ def wgrad_plan(size: Conv2dSize, dtype: str) -> WgradPlan:
     length = size.r * size.s * channels
     filter_row = -(-filters // shape.lanes) * shape.lanes * item  # of sums by channel
     jobs: list[tuple[int, ...]] = []
-    taps: list[tuple[int, int]] = []
+    tables = [np.zeros((0, 2), np.int64)]  # of lines of pixels
+    known: dict[tuple[Axis, ...], list[tuple[int, ...]]] = {}
     for rows, r_taps, cols, s_taps in _rectangles(size, by_tap):
         y_pixel, x_pixel = size.k * item, size.c * item
         y_row, x_row = size.q * y_pixel, size.w * x_pixel
@@ -98,16 +99,20 @@ def wgrad_plan(size: Conv2dSize, dtype: str) -> WgradPlan:
             Axis(rows.count, y_row, size.stride_h * x_row),
             Axis(size.n, size.p * y_row, size.h * x_row),
         )
-        for steps, y_step, x_step, lines in _lines(axes):
-            start = len(taps)
-            taps.extend((x, y) if by_channel else (y, x) for y, x in lines)
+        if axes not in known:
+            known[axes] = []
+            for steps, y_step, x_step, lines in _lines(axes):
+                start = sum(map(len, tables))
+                known[axes].append((steps, y_step, x_step, start, len(lines)))
+                tables.append(lines[:, ::-1] if by_channel else lines)
+        for steps, y_step, x_step, start, count in known[axes]:
             for r in r_taps:
                 y = rows.first * y_row + cols.first * y_pixel
                 i = rows.first * size.stride_h + r * size.dilation_h - size.pad_top
                 j = cols.first * size.stride_w + s_taps[0] * size.dilation_w - size.pad_left
                 x = i * x_row + j * x_pixel
                 place, run = (r * size.s + s_taps[0]) * channels, len(s_taps) * channels
-                pixels = (steps, start, len(lines))
+                pixels = (steps, start, count)
                 if by_channel:
                     jobs.append((x, y, place * filter_row, x_step, y_step, *pixels, run, filters))
                 else:
@@ -136,7 +141,7 @@ def wgrad_plan(size: Conv2dSize, dtype: str) -> WgradPlan:
     return WgradPlan(
         facts,
         table,
-        np.array(taps, np.int64).reshape(-1, 2),
+        np.ascontiguousarray(np.concatenate(tables)),
         _tiles("channels" if depthwise else "columns", table, dtype, slices, most_rows),
         None if straight else (parts * sums * groups // item,),
         by_channel,
@@ -220,29 +225,36 @@ def _split(row_tiles: int, sums: int, x_bytes: int, groups: int, lines: int) -> 
     return min(choices)[1:]
 
 
-def _lines(axes: tuple[Axis, ...]) -> list[tuple[int, int, int, list[tuple[int, int]]]]:
+def _lines(axes: tuple[Axis, ...]) -> list[tuple[int, int, int, np.ndarray]]:
     """Return (steps, strides of both, lines) that cover all pixels of a rectangle, each once.
 
     The steps run along the image's row or column where it is long enough, else along the longest
-    axis; a long axis is cut into pieces, so that a chunk can be some of them.
+    axis; a long axis is cut into pieces, so that a chunk can be some of them. The lines are where
+    they begin, int64 (lines, 2), in the order of memory.
     """
     if not min(axis.count for axis in axes):
-        return [(0, 0, 0, [])]
+        return [(0, 0, 0, np.zeros((0, 2), np.int64))]
     axes = merged(axes)
     near = [axis for axis in axes[:2] if axis.count >= LEAST_STEPS]
     run = near[0] if near else max(axes, key=lambda axis: axis.count)
-    lines = [(0, 0)]
+    lines = np.zeros((1, 2), np.int64)
     for axis in axes:
         if axis is not run:
-            lines = [(a + i * axis.a, y + i * axis.y) for i in range(axis.count) for a, y in lines]
+            lines = _along(axis, range(axis.count), lines)
     piece = -(-run.count // -(-run.count // PIECE))
     whole, rest = divmod(run.count, piece)
     found = []
     for steps, starts in ((piece, range(0, whole * piece, piece)), (rest, [whole * piece])):
         if steps:
-            cut = [(a + i * run.a, y + i * run.y) for a, y in lines for i in starts]
-            found.append((steps, run.a, run.y, sorted(cut)))
+            cut = _along(run, starts, lines)
+            found.append((steps, run.a, run.y, cut[np.argsort(cut[:, 0], kind="stable")]))
     return found
+
+
+def _along(axis: Axis, places: Iterable[int], lines: np.ndarray) -> np.ndarray:
+    """Return the lines, repeated at places of an axis."""
+    moved = np.array(places, np.int64)[:, None, None] * [axis.a, axis.y]
+    return (moved + lines).reshape(-1, 2)
 
 
 def _tiles(kind: str, jobs: np.ndarray, dtype: str, slices: int, most: int) -> np.ndarray:
