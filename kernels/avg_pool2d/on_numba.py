@@ -13,7 +13,7 @@ from ..cpu.jit import parallel_jit
 from ..cpu.pixels import averaged, fetch, runs, shared
 from ..pooling_window import windows_over
 
-AHEAD = 1 << 10  # elements of grad_x between what is stored and what is fetched
+MOST_FETCHED = 1 << 12  # elements, while one window is averaged
 
 
 def forward(x, y, windows):
@@ -62,7 +62,9 @@ def _table(first, end, step, number_step):
 def _average(x, y, rows, row_starts, columns, column_starts, divisors, images, sizes):
     p_y, q_y = len(row_starts) - 1, len(column_starts) - 1
     image_size, row_size, channels = sizes
-    share = row_size * (image_size // row_size) // max(1, p_y * q_y)
+    share = image_size // max(1, p_y * q_y)
+    if share > MOST_FETCHED:  # a window long enough for the CPU to foresee what it needs
+        share = 0
     for line in prange(images * p_y):
         n, p = divmod(np.int64(line), p_y)
         first, in_rows = n * image_size, (rows, row_starts[p], row_starts[p + 1])
@@ -84,6 +86,5 @@ def _spread(grad_y, grad_x, rows, row_starts, columns, column_starts, divisors, 
         first, in_rows = n * image_size, (rows, row_starts[i], row_starts[i + 1])
         for j in range(width):
             to = ((n * height + i) * width + j) * channels
-            fetch(grad_x, to + AHEAD, channels)
             in_columns = columns, column_starts[j], column_starts[j + 1]
             shared(grad_y, first, in_rows, in_columns, divisors, channels, grad_x, to)

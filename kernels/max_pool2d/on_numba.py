@@ -12,8 +12,6 @@ from numba import prange
 from ..cpu.jit import jit, parallel_jit
 from ..cpu.pixels import fetch, largest, rewarded, runs
 
-AHEAD = 1 << 10  # elements of grad_x between what is stored and what is fetched
-
 
 def forward(x, y, argmax, size):
     n, h, w, c = x.shape
@@ -29,7 +27,7 @@ def backward(grad_y, argmax, grad_x, size):
     rows, row_starts = _windows(size.vertical, q * c, size.s)
     columns, column_starts = _windows(size.horizontal, c, 1)
     flat = (a.reshape(-1) for a in (grad_y, argmax, grad_x))
-    _backward(*flat, rows, row_starts, columns, column_starts, n, (p * q * c, c))
+    _backward(*flat, rows, row_starts, columns, column_starts, n, (p * q * c, q * c, c))
 
 
 def indices(argmax, positions, size):
@@ -82,14 +80,17 @@ def _forward(x, y, argmax, rows, row_starts, columns, column_starts, images, siz
 @parallel_jit
 def _backward(grad_y, argmax, grad_x, rows, row_starts, columns, column_starts, images, sizes):
     height, width = len(row_starts) - 1, len(column_starts) - 1
-    image_size, channels = sizes
+    image_size, row_size, channels = sizes
+    share = row_size // width
     for line in prange(images * height):
         n, i = divmod(np.int64(line), height)
         first = n * image_size
         in_rows = rows, row_starts[i], row_starts[i + 1]
+        coming = first + rows[max(row_starts[i + 1], 1) - 1, 0] + row_size
         for j in range(width):
+            fetch(grad_y, coming + j * share, share)
+            fetch(argmax, coming + j * share, share)
             to = ((n * height + i) * width + j) * channels
-            fetch(grad_x, to + AHEAD, channels)
             in_columns = columns, column_starts[j], column_starts[j + 1]
             rewarded(grad_y, argmax, first, in_rows, in_columns, channels, grad_x, to)
 
