@@ -158,9 +158,9 @@ def _way(size: Conv2dSize, shape: Shape) -> tuple[bool, bool]:
         return count * _step_cost(rows, columns, shape)
 
     ways = [(cost(size.s, channels, False), True, False)]
+    run = size.s * channels
     side_by_side = size.dilation_w == 1 and size.groups == 1 and size.s > 1
     if side_by_side:
-        run = size.s * channels
         ways.append((REGION_COST * cost(1, run, False), False, False))
     if filters * channels * size.r * size.s <= MOST_BY_CHANNEL:
         ways.append((cost(size.s, channels, True), True, True))

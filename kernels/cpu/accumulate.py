@@ -5,11 +5,11 @@ the jobs read of a chunk stays in the second cache. The plan fixes the order of 
 """
 
 import numpy as np
-from numba import carray, prange
+from numba import prange
 
 from .correlate import WORTH_BYTES, address
 from .jit import jit, parallel_jit
-from .vector import call_tile, float_pointer, zero_bytes
+from .vector import call_tile, carray, float_pointer, zero_bytes
 
 
 @parallel_jit(worth_bytes=WORTH_BYTES)

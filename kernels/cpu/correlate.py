@@ -5,10 +5,10 @@ output is one chain in one order: no bit depends on who takes which.
 """
 
 import numpy as np
-from numba import carray, prange
+from numba import prange
 
 from .jit import jit, parallel_jit
-from .vector import call_tile, call_transpose, copy_bytes, float_pointer
+from .vector import call_tile, call_transpose, carray, copy_bytes, float_pointer
 
 WORTH_BYTES = 96 << 10  # of activations and filters: some 10 us of multiply-adds
 

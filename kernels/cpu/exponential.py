@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
 
 from .jit import jit
+from .vector import intrinsic
 
 HALF = np.float32(0.5)
 

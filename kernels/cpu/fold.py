@@ -10,7 +10,8 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
+
+from .vector import intrinsic
 
 RUN = 64  # elements
 LANES = 16

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
 
 from .machine import vector_bytes
+from .vector import intrinsic
 
 GROUP = 4  # vectors that are gathered side by side
 _LINE_BYTES = 64
@@ -160,21 +160,22 @@ def _intrinsic(emit: Callable[..., None]) -> Any:
     def given(pixels: _Pixels, kind: Any, value: Any) -> Any:
         if isinstance(kind, types.Array):
             return pixels.memory(kind, value)
-        if isinstance(kind, types.BaseTuple):
+        if hasattr(kind, "types"):  # a tuple
             values = cgutils.unpack_tuple(pixels.builder, value)
             return [given(pixels, *pair) for pair in zip(kind.types, values, strict=True)]
         return value
 
     @intrinsic
     def made(typing: Any, *arguments: Any) -> Any:
-        packed = types.StarArgTuple.from_types(arguments)
+        packed: Any = types.StarArgTuple.from_types(arguments)
 
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             pixels = _Pixels(context, builder, arguments[0])
             emit(pixels, *given(pixels, packed, values[0]))
             return context.get_dummy_value()
 
-        return types.void(packed), generate
+        nothing: Any = types.void
+        return nothing(packed), generate
 
     return made
 

@@ -33,6 +33,7 @@ from .machine import cpu_features, vector_bytes, vector_registers
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 POINTER = I8.as_pointer()
 VOID = ir.VoidType()
+Value = Any  # of llvmlite.ir, whose own types say None for what its builder returns
 ELEMENTS = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
 
 PARAMETERS = (
@@ -135,7 +136,7 @@ class _Emitter:
         self.vector = ir.VectorType(self.element, tile.lanes)
         self.itemsize = 4 if tile.dtype == "float32" else 8
         self.vector_bytes = tile.lanes * self.itemsize
-        self.builder = ir.IRBuilder(function.append_basic_block("entry"))
+        self.builder: Any = ir.IRBuilder(function.append_basic_block("entry"))
         self.argument = dict(zip(PARAMETERS, function.args, strict=True))
         suffix = f"v{tile.lanes}f{8 * self.itemsize}"
         self.fma = self._intrinsic(f"llvm.fma.{suffix}", self.vector, [self.vector] * 3)
@@ -154,14 +155,14 @@ class _Emitter:
 
     # Addresses
 
-    def _pointer(self, name: str) -> ir.Value:
+    def _pointer(self, name: str) -> Value:
         return self.builder.inttoptr(self.argument[name], POINTER)
 
-    def _at(self, pointer: ir.Value, offset: ir.Value | int) -> ir.Value:
+    def _at(self, pointer: Value, offset: Value | int) -> Value:
         """Return the address ``offset`` bytes after ``pointer``."""
         return self.builder.gep(pointer, [_const(offset) if isinstance(offset, int) else offset])
 
-    def _opaque(self, value: ir.Value) -> ir.Value:
+    def _opaque(self, value: Value) -> Value:
         """Return ``value``, hiding how it was made.
 
         LLVM would keep the address of every row in a register, of which there are not enough, or
@@ -170,7 +171,7 @@ class _Emitter:
         kind = ir.FunctionType(value.type, [value.type])
         return self.builder.asm(kind, "", "=r,0", (value,), False)
 
-    def _row_offsets(self) -> list[ir.Value | int]:
+    def _row_offsets(self) -> list[Value | int]:
         """Return bytes from the first row of a half to each of its rows.
 
         One, three and five strides in registers: x86 addresses scale them by 2 and 4.
@@ -183,7 +184,7 @@ class _Emitter:
             for odd, used_from in ((1, 2), (3, 4), (5, 6))
             if half_rows(self.tile.rows) >= used_from
         }
-        offsets: list[ir.Value | int] = [0]
+        offsets: list[Value | int] = [0]
         for m in range(1, half_rows(self.tile.rows)):
             shift = (m & -m).bit_length() - 1
             odd = times[m >> shift]
@@ -192,11 +193,11 @@ class _Emitter:
 
     # Vectors
 
-    def _load(self, pointer: ir.Value) -> ir.Value:
+    def _load(self, pointer: Value) -> Value:
         typed = self.builder.bitcast(pointer, self.vector.as_pointer())
         return self.builder.load(typed, align=self.itemsize)
 
-    def _broadcast(self, pointer: ir.Value) -> ir.Value:
+    def _broadcast(self, pointer: Value) -> Value:
         number = self.builder.load(self.builder.bitcast(pointer, self.element.as_pointer()))
         undefined = ir.Constant(self.vector, ir.Undefined)
         first = self.builder.insert_element(undefined, number, ir.Constant(I32, 0))
@@ -204,7 +205,7 @@ class _Emitter:
             first, undefined, ir.Constant(ir.VectorType(I32, self.tile.lanes), None)
         )
 
-    def _prefetch(self, pointer: ir.Value, write: bool) -> None:
+    def _prefetch(self, pointer: Value, write: bool) -> None:
         locality, data = ir.Constant(I32, 3), ir.Constant(I32, 1)
         self.builder.call(self.prefetch, [pointer, ir.Constant(I32, int(write)), locality, data])
 
@@ -290,7 +291,7 @@ class _Emitter:
             _join(phi, (first, entry), (later, blocks["next_tap"]))
         self._store(y_rows, results)
 
-    def _y_rows(self) -> list[ir.Value]:
+    def _y_rows(self) -> list[Value]:
         half = half_rows(self.tile.rows)
         first = self._pointer("y")
         second = self._at(first, self.argument["y_half"])
@@ -302,7 +303,7 @@ class _Emitter:
             for m in range(self.tile.rows)
         ]
 
-    def _start(self) -> list[ir.Value]:
+    def _start(self) -> list[Value]:
         """Load where the sums begin. The half of the rows matters when it is y itself."""
         builder, half = self.builder, half_rows(self.tile.rows)
         first, stride = self._pointer("start"), self.argument["start_row"]
@@ -330,11 +331,11 @@ class _Emitter:
             _join(phi, (of_whole, whole), (of_part, part))
         return phis
 
-    def _is_whole(self) -> ir.Value:
+    def _is_whole(self) -> Value:
         width = self.tile.vectors * self.tile.lanes
         return self.builder.icmp_unsigned(">=", self.argument["columns"], _const(width))
 
-    def _masks(self) -> list[ir.Value]:
+    def _masks(self) -> list[Value]:
         """Return, for each vector, which of its lanes are columns of y."""
         lanes, builder = self.tile.lanes, self.builder
         numbers = ir.VectorType(I64, lanes)
@@ -350,7 +351,7 @@ class _Emitter:
             for v in range(self.tile.vectors)
         ]
 
-    def _load_rows(self, rows: list[ir.Value], masks: list[ir.Value] | None) -> list[ir.Value]:
+    def _load_rows(self, rows: list[Value], masks: list[Value] | None) -> list[Value]:
         loaded = []
         for row in rows:
             for v in range(self.tile.vectors):
@@ -360,14 +361,14 @@ class _Emitter:
                 )
         return loaded
 
-    def _load_masked(self, pointer: ir.Value, mask: ir.Value) -> ir.Value:
+    def _load_masked(self, pointer: Value, mask: Value) -> Value:
         typed = self.builder.bitcast(pointer, self.vector.as_pointer())
         zero, align = ir.Constant(self.vector, None), ir.Constant(I32, self.itemsize)
         return self.builder.call(self.masked_load, [typed, align, mask, zero])
 
     def _step(
-        self, a: list[ir.Value], b: ir.Value, sums: list[ir.Value], offsets: list[ir.Value | int]
-    ) -> list[ir.Value]:
+        self, a: list[Value], b: Value, sums: list[Value], offsets: list[Value | int]
+    ) -> list[Value]:
         """Multiply one number of each row with the vectors of b."""
         builder = self.builder
         # A barrier to the scheduler: loads of later steps, moved up, would spill the sums.
@@ -394,7 +395,7 @@ class _Emitter:
                 after.append(self._multiply_add(factor, vector, sums[m * len(vectors) + v]))
         return after
 
-    def _load_vectors(self, place: ir.Value) -> list[ir.Value]:
+    def _load_vectors(self, place: Value) -> list[Value]:
         found = []
         for v in range(self.tile.vectors):
             pointer = self._at(place, v * self.vector_bytes)
@@ -402,12 +403,12 @@ class _Emitter:
             found.append(self._load_masked(pointer, self.last_mask) if cut else self._load(pointer))
         return found
 
-    def _multiply_add(self, a: ir.Value, b: ir.Value, total: ir.Value) -> ir.Value:
+    def _multiply_add(self, a: Value, b: Value, total: Value) -> Value:
         if self.tile.fused:
             return self.builder.call(self.fma, [a, b, total])
         return self.builder.fadd(total, self.builder.fmul(a, b))
 
-    def _store(self, rows: list[ir.Value], results: list[ir.Value]) -> None:
+    def _store(self, rows: list[Value], results: list[Value]) -> None:
         builder, align = self.builder, ir.Constant(I32, self.itemsize)
         whole, part, end = (
             self.function.append_basic_block(name) for name in ("whole", "part", "end")
@@ -430,7 +431,7 @@ class _Emitter:
         builder.ret_void()
 
 
-def _join(phi: Any, *edges: tuple[ir.Value, Any]) -> None:
+def _join(phi: Any, *edges: tuple[Value, Any]) -> None:
     for value, block in edges:
         phi.add_incoming(value, block)
 
@@ -452,12 +453,12 @@ def transpose_module(block: Transpose) -> ir.Module:
     """Return the LLVM module: in log2(lanes) rounds, pairs of rows exchange halves."""
     result = ir.Module(block.name)
     function = ir.Function(result, ir.FunctionType(VOID, [I64] * 4), block.name)
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    builder: Any = ir.IRBuilder(function.append_basic_block("entry"))
     to, to_stride, source, source_stride = function.args
     lanes, itemsize = block.lanes, 4 if block.dtype == "float32" else 8
     vector = ir.VectorType(ELEMENTS[block.dtype], lanes)
 
-    def row(start: ir.Value, stride: ir.Value, index: int) -> ir.Value:
+    def row(start: Value, stride: Value, index: int) -> Value:
         place = builder.add(start, builder.mul(stride, _const(index)))
         return builder.inttoptr(place, vector.as_pointer())
 

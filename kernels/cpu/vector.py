@@ -7,12 +7,15 @@ alive.
 from typing import Any
 
 from llvmlite import ir
+from numba import extending
 from numba.core import cgutils, types
-from numba.extending import intrinsic
+from numba.np import numpy_support
 
 from .tiles import I8, I64, PARAMETERS, POINTER, VOID
 
 _BIT = ir.IntType(1)
+carray: Any = numpy_support.carray  # an array over a pointer: see float_pointer
+intrinsic: Any = extending.intrinsic  # callers do not pass the first argument, the typing context
 
 
 @intrinsic
@@ -20,13 +23,14 @@ def call_tile(typing: Any, code: Any, *arguments: Any) -> Any:
     """Call the tile whose machine code is at ``code`` with its ``tiles.PARAMETERS``."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        kind = ir.FunctionType(VOID, [I64] * len(PARAMETERS))
-        rest = cgutils.unpack_tuple(builder, values[1])
+        kind: Any = ir.FunctionType(VOID, [I64] * len(PARAMETERS))
+        rest: Any = cgutils.unpack_tuple(builder, values[1])
         builder.call(builder.inttoptr(values[0], kind.as_pointer()), rest)
         return context.get_dummy_value()
 
     packed = types.StarArgTuple.from_types(arguments)
-    return types.void(types.intp, packed), emit
+    kind: Any = types.void
+    return kind(types.intp, packed), emit
 
 
 @intrinsic

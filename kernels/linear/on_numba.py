@@ -8,7 +8,9 @@ from ..conv2d import on_numba as conv2d
 
 def fprop(x, w, bias, y):
     if x.size and w.size:
-        conv2d.fprop(*_dense(x, w, bias), y, _size(x, w))
+        x, w = _dense(x, w)
+        bias = None if bias is None else np.ascontiguousarray(bias)
+        conv2d.fprop(x, w, bias, y, _size(x, w))
     else:
         y[...] = 0 if bias is None else bias
 
@@ -27,10 +29,11 @@ def wgrad(grad_y, x, grad_w):
         grad_w[...] = 0
 
 
-def _dense(*arrays):
-    return [array if array is None else np.ascontiguousarray(array) for array in arrays]
+def _dense(a, b):
+    return np.ascontiguousarray(a), np.ascontiguousarray(b)
 
 
 def _size(x, w):
     (m, c), k = x.shape, len(w)
-    return Conv2dSize(1, 1, m, c, k, *[1] * 4, *[0] * 4, 1, 1, 1)
+    one, none = (1, 1), (0, 0, 0, 0)
+    return Conv2dSize(1, 1, m, c, k, *one, *one, *none, *one, 1)
