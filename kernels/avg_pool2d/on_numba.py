@@ -34,7 +34,7 @@ def _pixels(windows, image, dtype):
     """Return the tables of the rows and of the columns of each window, and the divisors."""
     rows, columns, divisors = windows.geometry()
     _, width, channels = image
-    tables = *_table(*rows, width * channels, 0), *_table(*columns, channels, 0)
+    tables = *_table(rows, width * channels, 0), *_table(columns, channels, 0)
     return *tables, divisors.astype(dtype).reshape(-1)
 
 
@@ -45,14 +45,15 @@ def _windows(windows, image, dtype):
     height, width, channels = image
     count = columns.shape[1]
     tables = (
-        *_table(*windows_over(height, *rows), count * channels, count),
-        *_table(*windows_over(width, *columns), channels, 1),
+        *_table(windows_over(height, *rows), count * channels, count),
+        *_table(windows_over(width, *columns), channels, 1),
     )
     return *tables, divisors.astype(dtype).reshape(-1)
 
 
-def _table(first, end, step, number_step):
+def _table(spans, step, number_step):
     """Return the table of the integers from first[i] to end[i] - 1, and where each i begins."""
+    first, end = spans
     owner, entries = runs(first, end)
     starts = np.searchsorted(owner, np.arange(len(first) + 1))
     return np.stack([entries * step, entries * number_step], axis=1), starts
