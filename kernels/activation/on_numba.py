@@ -1,9 +1,8 @@
 """Activations on the CPU: one pass over flat memory by all threads, at the speed of memory.
 
 All share one parallel function, which is compiled once: it chooses the loop of an activation for
-a stretch of memory. The loops have no branches and call no library, so that they are vectorized,
-but for a result that lies over an operand, which is right, and slower: the gradient of relu, which
-the engine computes in place, has a loop of its own for that. Constants are float32,
+a stretch of memory. The loops have no branches and call no library, so that they are vectorized
+(but for a result that lies over an operand, which is right, and slower). Constants are float32,
 which both dtypes absorb: a Python number would make the arithmetic float64.
 """
 
@@ -17,7 +16,6 @@ from ..cpu.jit import jit, parallel_jit
 STRETCH = 1 << 14  # elements that a turn of the parallel loop computes
 ZERO, QUARTER, ONE, TWO = map(np.float32, (0, 0.25, 1, 2))
 RELU, RELU_BACKWARD, LEAKY_RELU, SIGMOID, SIGMOID_BACKWARD, TANH, TANH_BACKWARD = range(7)
-RELU_BACKWARD_IN_PLACE = 7
 
 
 def relu(x, y):
@@ -25,8 +23,7 @@ def relu(x, y):
 
 
 def relu_backward(grad_y, y, grad_x):
-    in_place = grad_x.ctypes.data == grad_y.ctypes.data and grad_x.strides == grad_y.strides
-    _fill(RELU_BACKWARD_IN_PLACE if in_place else RELU_BACKWARD, grad_y, y, 0, grad_x)
+    _fill(RELU_BACKWARD, grad_y, y, 0, grad_x)
 
 
 def leaky_relu(x, negative_slope, y):
@@ -75,9 +72,6 @@ def _stretch(kind, a, b, slope, constants, first, end, y):
     elif kind == RELU_BACKWARD:
         for i in range(first, end):
             y[i] = ZERO if b[i] <= ZERO else a[i]
-    elif kind == RELU_BACKWARD_IN_PLACE:
-        for i in range(first, end):
-            y[i] = ZERO if b[i] <= ZERO else y[i]
     elif kind == LEAKY_RELU:
         for i in range(first, end):
             y[i] = a[i] if b[i] > ZERO else slope * a[i]
