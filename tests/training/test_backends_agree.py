@@ -34,12 +34,13 @@ def trained(backend, steps, batch, lr):
 
 
 def test_numpy_and_numba_give_the_same_losses_over_50_steps():
-    expected, _ = trained("numpy", 50, batch=8, lr=0.01)
-    losses, _ = trained("numba", 50, batch=8, lr=0.01)
+    # At lr=0.01 the definition itself, its weights changed by 1e-7, ends 5 % away.
+    expected, _ = trained("numpy", 50, batch=8, lr=0.003)
+    losses, _ = trained("numba", 50, batch=8, lr=0.003)
     assert len(expected) == 50
     assert abs(expected[0] - np.log(10)) < 0.1
     assert np.mean(expected[-5:]) < 1.5
-    np.testing.assert_allclose(losses, expected, rtol=1e-4)  # 5e-7 seen
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)  # 6e-6 seen
 
 
 def test_20_steps_on_the_emulator_are_those_of_the_definition_and_repeat_to_the_byte():

@@ -365,11 +365,12 @@ void count_distinct(Launch* l) {
     const uintptr_t d = address < b.begin ? b.begin - address : address + bytes - b.end;
     if (d < distance) nearest = &b, distance = d;
   }
+  const bool in_module = address - l->module_begin < l->module_end - l->module_begin;
   char message[400];
   int length = snprintf(message, sizeof message, "out of bounds: %s of %zu bytes",
                         write ? "write" : "read", bytes);
   char* rest = message + length;
-  if (nearest)
+  if (nearest && !in_module)
     snprintf(rest, sizeof message - length, ", %zu bytes %s '%s' (%zu bytes)",
              static_cast<size_t>(distance),
              address < nearest->begin ? "before the start of" : "past the end of", nearest->name,
@@ -377,9 +378,8 @@ void count_distinct(Launch* l) {
   else
     snprintf(rest, sizeof message - length, " at %p, %s", reinterpret_cast<void*>(address),
              address < 1 << 16 ? "a null pointer"
-             : address - l->module_begin < l->module_end - l->module_begin
-                 ? "a __device__ variable, which may only be read here: pass an array"
-                 : "far from every array");
+             : in_module       ? "a __device__ variable, which may only be read here: pass an array"
+                               : "far from every array");
   fail_with(message + where(instruction));
 }
 
