@@ -13,6 +13,10 @@ padded by (R-1)*dilation - pad, with w rotated by 180 degrees; ``wgrad`` is the 
 the padded x with grad_y (CS763, "backward through a convolution layer").
 
 Arrays are C-contiguous: x (N,H,W,C), w (K,R,S,C/G), bias (K,), y (N,P,Q,K).
+
+Infinities and NaNs reach every output that reads them. Backends differ in what else they reach:
+the definition multiplies weights with the padding, numba does not, but with few channels, or few a
+group, it lets neighbouring pixels or groups share a sum and multiplies them with zeros.
 """
 
 from dataclasses import dataclass

@@ -21,6 +21,8 @@ def dgrad(grad_y, w, grad_x, size):
 
 
 def _correlate(x, w, bias, y, plan):
+    if plan.zero_first:
+        y.fill(0)
     start, step = plan.zeros, 0
     if bias is not None:
         start = np.tile(bias, plan.block) if plan.block > 1 else bias

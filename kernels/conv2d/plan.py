@@ -10,7 +10,7 @@ All strides and offsets are in bytes.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -58,7 +58,8 @@ FACTS = np.dtype(
 PAGE = 4096  # bytes: rows so far apart fall into one set of the first cache
 ROWS_IN_SET = 8  # that fit beside the filters
 TASKS_PER_THREAD = 8
-PLANS = 512  # kept
+PLANS = 256  # kept
+MOST_ZERO = 8  # times more phases than taps: then those without a tap are zeros beforehand
 LEAST_TILES = 8  # of a task that reads a tile of filters anew
 
 
@@ -75,6 +76,7 @@ class Plan:
     block: int
     width_bytes: int
     zeros: np.ndarray  # where sums begin without a bias
+    zero_first: bool = False  # most of y is touched by no tap, and by no region
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +104,16 @@ def dgrad_plan(size: Conv2dSize, dtype: str, threads: int) -> Plan:
     """Return the plan of dgrad: grad_y correlated with the rotated filters, phase by phase."""
     vertical = dgrad_phases(size.h, size.r, size.stride_h, size.pad_top, size.dilation_h)
     horizontal = dgrad_phases(size.w, size.s, size.stride_w, size.pad_left, size.dilation_w)
+    mostly_zero = len(vertical) * len(horizontal) > MOST_ZERO * size.r * size.s
+    if mostly_zero:
+        vertical, horizontal = (
+            tuple(phase for phase in phases if phase.offsets) for phases in (vertical, horizontal)
+        )
     channels, outputs = size.k // size.groups, size.c // size.groups
     images = _Images(size.n, size.p, size.q, size.h, size.w)
     filters = _Filters(size.groups, channels, outputs, size.r * size.s, size.s, fprop=False)
-    return _Builder(images, filters, dtype).plan(vertical, horizontal, threads)
+    plan = _Builder(images, filters, dtype).plan(vertical, horizontal, threads)
+    return replace(plan, zero_first=mostly_zero)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +178,7 @@ class _Builder:
         self, vertical: tuple[Phase, ...], horizontal: tuple[Phase, ...], threads: int
     ) -> Plan:
         shape, filters, itemsize = self.shape, self.filters, self.itemsize
-        few = filters.groups == 1
+        few = filters.groups == 1 and len(horizontal) > 0
         self.block = _block(horizontal, self.outputs, shape) if few else 1
         if self.block > 1:
             horizontal = (blocks(horizontal, self.images.out_w, self.block),)

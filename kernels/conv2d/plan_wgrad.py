@@ -54,6 +54,7 @@ TASKS = 16  # that there shall be at least, for any number of threads
 MOST_BY_CHANNEL = 64 << 10  # numbers: these sums are transposed one by one
 REGION_COST = 1.1  # of regions, beside one rectangle a tap: more and shorter runs
 IN_FLIGHT = 8  # multiply-adds that a core works on at a time
+WIDEST_BY_REGION = 16  # taps in a row: the regions grow with the square of it
 LEAST_STEPS = 4  # of a line of pixels that lie near each other
 PIECE = 64  # pixels of a line at most: some of them make a chunk
 
@@ -159,7 +160,7 @@ def _way(size: Conv2dSize, shape: Shape) -> tuple[bool, bool]:
 
     ways = [(cost(size.s, channels, False), True, False)]
     run = size.s * channels
-    side_by_side = size.dilation_w == 1 and size.groups == 1 and size.s > 1
+    side_by_side = size.dilation_w == size.groups == 1 < size.s <= WIDEST_BY_REGION
     if side_by_side:
         ways.append((REGION_COST * cost(1, run, False), False, False))
     if filters * channels * size.r * size.s <= MOST_BY_CHANNEL:
@@ -199,10 +200,10 @@ def _rectangles(size: Conv2dSize, by_tap: bool) -> Iterator[tuple[Run, range, Ru
                 if rows.lo < rows.hi and cols.lo < cols.hi:
                     yield rows, range(rows.lo, rows.hi), cols, range(cols.lo, cols.hi)
         return
+    vertical, horizontal = list(down.runs(size.h)), list(across.runs(size.w))
     for r in range(size.r):
         for s in range(size.s):
-            rows = _meeting(list(down.runs(size.h)), r)
-            cols = _meeting(list(across.runs(size.w)), s)
+            rows, cols = _meeting(vertical, r), _meeting(horizontal, s)
             yield rows, range(r, r + 1), cols, range(s, s + 1)
 
 

@@ -9,7 +9,10 @@ from numba import prange
 
 from .correlate import WORTH_BYTES, address
 from .jit import jit, parallel_jit
+from .tiles import half_rows
 from .vector import call_tile, carray, float_pointer, zero_bytes
+
+_half_rows = jit(half_rows)
 
 
 @parallel_jit(worth_bytes=WORTH_BYTES)
@@ -63,7 +66,7 @@ def _add(a, b, y, start, fact, job, table, tap_count, tiles, piece):
         for i in range(count):
             row = top + (bottom - top) * i // count
             rows = top + (bottom - top) * (i + 1) // count - row
-            half = rows if rows <= 7 else -(-rows // 2)  # tiles.half_rows
+            half = _half_rows(rows)
             place = y_first + row * y_row + column * item
             following = rows * y_row if i + 1 < count else (top - row) * y_row + width * item
             call_tile(

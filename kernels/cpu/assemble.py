@@ -4,19 +4,25 @@ Numba is not asked, so that a tile costs a few milliseconds to compile and can b
 other CPUs, whose assembly the tests read.
 """
 
+import logging
 import os
 import tempfile
 from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import llvmlite.binding as llvm
 
 from .jit import cache_dir
-from .machine import cpu_features, cpu_name
+from .machine import cpu_name, feature_flags
 from .tiles import Tile, Transpose, module, transpose_module
 
 Code = Tile | Transpose
+DIGEST_BYTES = 32
+
+_log = logging.getLogger("convolt")
 
 _MODULES: Any = {Tile: module, Transpose: transpose_module}
 _lock = Lock()
@@ -60,8 +66,7 @@ def _target_machine(triple: str, cpu: str, features: str) -> Any:
 @cache
 def _host() -> tuple[Any, str]:
     triple = llvm.get_process_triple()
-    features = ",".join(f"+{name}" for name in sorted(cpu_features()))
-    return _target_machine(triple, cpu_name(), features), triple
+    return _target_machine(triple, cpu_name(), feature_flags()), triple
 
 
 def _optimized(code: Code, machine: Any, triple: str) -> Any:
@@ -76,21 +81,49 @@ def _optimized(code: Code, machine: Any, triple: str) -> Any:
 def _load(code: Code) -> int:
     machine, triple = _host()
     path = cache_dir() / f"{code.name}.o"
-    try:
-        binary = path.read_bytes()
-    except OSError:
+    binary = _kept(path)
+    if binary is None:
         binary = machine.emit_object(_optimized(code, machine, triple))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(binary)
-        os.replace(temporary, path)  # another process never sees half a file
+        _keep(path, binary)
     empty = llvm.parse_assembly("")
     empty.triple = triple
-    engine = llvm.create_mcjit_compiler(
-        empty, llvm.Target.from_triple(triple).create_target_machine()
-    )
+    linker = llvm.Target.from_triple(triple).create_target_machine()  # the engine takes it over
+    engine = llvm.create_mcjit_compiler(empty, linker)
     engine.add_object_file(llvm.ObjectFileRef.from_data(binary))
     engine.finalize_object()
     _engines.append(engine)
     return engine.get_function_address(code.name)
+
+
+def _kept(path: Path) -> bytes | None:
+    """Return what was kept; None where it is not whole: LLVM would crash on it."""
+    try:
+        saved = path.read_bytes()
+    except OSError:
+        return None
+    digest, binary = saved[:DIGEST_BYTES], saved[DIGEST_BYTES:]
+    return binary if sha256(binary).digest() == digest else None
+
+
+def _keep(path: Path, binary: bytes) -> None:
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            temporary = file.name
+            file.write(sha256(binary).digest() + binary)
+        os.replace(temporary, path)  # another process never sees half a file
+    except OSError as error:  # this process has its code; the next one compiles again
+        _log.warning("compiled kernels are not kept: %s", error)
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _after_fork() -> None:
+    """Make a lock for the child: another thread may have held the parent's."""
+    global _lock
+    _lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

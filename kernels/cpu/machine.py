@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 ROOT = Path("/")
 AVX512 = frozenset({"avx512f", "avx512vl", "avx512bw", "avx512dq"})
 AVX2 = frozenset({"avx2", "fma"})
+WIDER_VECTORS = ("avx", "amx", "fma", "f16c", "vaes", "vpclmul", "xop")  # than those of SSE
 CACHE_BYTES = (32 << 10, 512 << 10, 8 << 20)  # assumed where the system does not say
 
 
@@ -37,6 +38,17 @@ def cpu_features() -> frozenset[str]:
         asked = ""
     flags = _host()[1] if asked is None else asked
     return frozenset(flag[1:] for flag in flags.split(",") if flag.startswith("+"))
+
+
+def feature_flags() -> str:
+    """Return the features for LLVM: those in force on, wider vectors that are not in force off.
+
+    The name of a CPU alone would switch all its features on, also those that a hypervisor hides.
+    """
+    wanted = cpu_features()
+    known = {flag[1:] for flag in _host()[1].split(",") if flag}
+    off = {name for name in known - wanted if name.startswith(WIDER_VECTORS)}
+    return ",".join([f"+{name}" for name in sorted(wanted)] + [f"-{name}" for name in sorted(off)])
 
 
 @cache

@@ -97,10 +97,10 @@ def _shrink(limit_bytes: int) -> None:
     """Give unused blocks back, of the size with most of them, until all take ``limit_bytes``."""
     global _allocated_bytes
     while _allocated_bytes > limit_bytes:
-        size = max(_unused, key=lambda size: size * len(_unused[size]))
+        size = max(list(_unused), key=lambda size: size * len(_unused[size]), default=0)
         try:
             _unused[size].pop()
-        except IndexError:  # none is left
+        except (IndexError, KeyError):  # none is left
             return
         _allocated_bytes -= size
 

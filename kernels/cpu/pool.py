@@ -51,6 +51,7 @@ _python.PyThread_start_new_thread.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
 _python.PyThread_start_new_thread.restype = ctypes.c_ulong
 _NOT_STARTED = ctypes.c_ulong(-1).value
 MOST_CPUS = 1024  # that a set of CPUs has room for
+MOST_KEPT_OFF = 16  # threads of a team: in a larger one a helper counts for less than its call
 _current_cpu = getattr(_python, "sched_getcpu", None)  # Linux
 if _current_cpu is not None:
     _set_affinity = _python.pthread_setaffinity_np
@@ -301,27 +302,23 @@ def team() -> tuple[int, int, int]:
         ValueError: CONVOLT_NUM_THREADS is no number of threads.
         RuntimeError: The system starts fewer threads.
     """
-    global _team
-    threads = get_num_threads()
-    if _team is None:
-        _team = _Team()
-    if _team.threads < threads:
-        _team.grow(threads)
-    if _current_cpu is not None and threads > 1 and (cpu := _current_cpu()) != _team.cpu:
-        _team.keep_off(cpu)
-    return _team.address, threads, int(alone_if_small)
+    ours, threads = _team, get_num_threads()
+    if ours.threads < threads:
+        ours.grow(threads)
+    if 1 < threads <= MOST_KEPT_OFF and _current_cpu and (cpu := _current_cpu()) != ours.cpu:
+        ours.keep_off(cpu)
+    return ours.address, threads, int(alone_if_small)
 
 
 def _forget_team() -> None:
     """In a forked child, which has none of the helpers: it gets a team of its own."""
     global _team
-    if _team is not None:
-        _abandoned.append(_team)
-        _team = None
+    _abandoned.append(_team)
+    _team = _Team()
 
 
 alone_if_small = True  # False has even the smallest work shared: for tests
-_team: _Team | None = None
+_team = _Team()
 _abandoned: list[_Team] = []
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_team)

@@ -37,7 +37,7 @@ def call_tile(typing: Any, code: Any, *arguments: Any) -> Any:
 def call_transpose(
     typing: Any, code: Any, to: Any, to_stride: Any, source: Any, source_stride: Any
 ) -> Any:
-    """Call the block transposition whose machine code is at ``code``, see ``tiles.transpose``."""
+    """Call the block transposition whose machine code is at ``code``, see ``tiles.Transpose``."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         kind = ir.FunctionType(VOID, [I64] * 4)

@@ -150,3 +150,35 @@ def test_infinities_and_nans_are_results_not_warnings(backend):
     assert np.isnan(linear.fprop(np.full((2, 3), np.inf), np.zeros((4, 3)), None)).all()
     huge = np.full((2, 3), 1e30, np.float32)
     assert np.isinf(linear.fprop(huge, huge, None)).all()
+
+
+@pytest.mark.parametrize("stride", [17, (31, 1)])
+def test_pixels_that_no_tap_touches_are_zero(backend, stride):
+    size = conv2d.Conv2dSize.of((2, 40, 37, 3), (4, 2, 2, 3), stride=stride)
+    grad_x = conv2d.dgrad(np.ones(size.y_shape), np.ones(size.w_shape), size)
+    touched = np.zeros(size.x_shape)
+    for p in range(size.p):
+        for q in range(size.q):
+            i, j = p * size.stride_h, q * size.stride_w
+            touched[:, i : i + 2, j : j + 2] += 4
+    np.testing.assert_array_equal(grad_x, touched)
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "groups"),
+    [
+        ((1, 8, 8, 3), (4, 3, 3, 3), 1),
+        ((1, 6, 6, 8), (8, 3, 3, 2), 4),
+        ((1, 8, 8, 6), (6, 5, 5, 6), 1),
+    ],
+)
+def test_an_infinity_reaches_every_output_that_reads_it(backend, x_shape, w_shape, groups):
+    size = conv2d.Conv2dSize.of(x_shape, w_shape, groups=groups)
+    x, w = np.ones(x_shape), np.ones(w_shape)
+    x[0, 3, 4, 1] = np.inf
+    with use_backend("numpy"):
+        reads = conv2d.fprop(np.isinf(x) + 0.0, w, None, size) > 0
+    y = conv2d.fprop(x, w, None, size)
+    assert reads.any()
+    assert not np.isfinite(y[reads]).any()
+    assert not np.isposinf(y[~reads]).any()
