@@ -11,7 +11,7 @@ All strides and offsets are in bytes.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -407,6 +407,12 @@ def even(count: int, most: int) -> int:
     return -(-count // -(-count // most))
 
 
+@cache
+def l2_bytes() -> int:
+    """Return the size of the second cache, asked for once."""
+    return cache_bytes()[1]
+
+
 def _tasks(
     tiles: int, k_tiles: int, filter_bytes: int, a_bytes: int, groups: int, threads: int
 ) -> tuple[bool, int, int]:
@@ -416,7 +422,7 @@ def _tasks(
     stays in the first. Larger ones are taken a tile of columns at a time, for as many pixels as
     stay in the second cache.
     """
-    l2 = cache_bytes()[1]
+    l2 = l2_bytes()
     wanted = -(-TASKS_PER_THREAD * threads // groups)
     if filter_bytes <= l2 // 4 or k_tiles == 1:
         return True, max(1, min(tiles, wanted)), 1

@@ -22,11 +22,10 @@ from functools import lru_cache
 import numpy as np
 
 from ..cpu.assemble import address
-from ..cpu.machine import cache_bytes
 from ..cpu.tiles import Shape, Tile, tile_shape
 from . import Conv2dSize
 from .phases import Run, fprop_phases
-from .plan import PLANS, Axis, joined, merged
+from .plan import PLANS, Axis, joined, l2_bytes, merged
 
 JOB = np.dtype(
     [
@@ -127,7 +126,7 @@ def wgrad_plan(size: Conv2dSize, dtype: str) -> WgradPlan:
     row_tiles = 1 if by_channel else -(-filters // most_rows)
     slices, parts = _split(row_tiles, sums, x_bytes, groups, size.n * size.p)
     read_bytes = x_bytes + size.n * size.p * size.q * filters * item
-    chunks = -(-read_bytes // (cache_bytes()[1] // 2 * parts))
+    chunks = -(-read_bytes // (l2_bytes() // 2 * parts))
     strides = (filters * item, channels * item)
     facts = np.zeros(1, FACTS)
     facts[0] = (

@@ -4,27 +4,21 @@ Numba is not asked, so that a tile costs a few milliseconds to compile and can b
 other CPUs, whose assembly the tests read.
 """
 
-import logging
 import os
-import tempfile
+from contextlib import suppress
 from functools import cache
-from hashlib import sha256
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import llvmlite.binding as llvm
 
-from .jit import cache_dir
+from ..paths import kept
+from .cache import cache_dir, keep_if_possible
 from .machine import cpu_name, feature_flags
-from .tiles import Tile, Transpose, module, transpose_module
+from .tiles import Tile, Transpose
 
 Code = Tile | Transpose
-DIGEST_BYTES = 32
 
-_log = logging.getLogger("convolt")
-
-_MODULES: Any = {Tile: module, Transpose: transpose_module}
 _lock = Lock()
 _engines: list[Any] = []  # what they hold must not be freed: addresses point into it
 _addresses: dict[Code, int] = {}
@@ -70,7 +64,7 @@ def _host() -> tuple[Any, str]:
 
 
 def _optimized(code: Code, machine: Any, triple: str) -> Any:
-    compiled = llvm.parse_assembly(str(_MODULES[type(code)](code)))
+    compiled = llvm.parse_assembly(str(code.module()))
     compiled.triple, compiled.data_layout = triple, str(machine.target_data)
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     builder = llvm.create_pass_builder(machine, options)
@@ -81,10 +75,12 @@ def _optimized(code: Code, machine: Any, triple: str) -> Any:
 def _load(code: Code) -> int:
     machine, triple = _host()
     path = cache_dir() / f"{code.name}.o"
-    binary = _kept(path)
+    binary = kept(path)  # whole: LLVM would crash on half of it
     if binary is None:
         binary = machine.emit_object(_optimized(code, machine, triple))
-        _keep(path, binary)
+        with suppress(OSError):  # of which the next line tells
+            path.parent.mkdir(parents=True, exist_ok=True)
+        keep_if_possible(path, binary)
     empty = llvm.parse_assembly("")
     empty.triple = triple
     linker = llvm.Target.from_triple(triple).create_target_machine()  # the engine takes it over
@@ -93,30 +89,6 @@ def _load(code: Code) -> int:
     engine.finalize_object()
     _engines.append(engine)
     return engine.get_function_address(code.name)
-
-
-def _kept(path: Path) -> bytes | None:
-    """Return what was kept; None where it is not whole: LLVM would crash on it."""
-    try:
-        saved = path.read_bytes()
-    except OSError:
-        return None
-    digest, binary = saved[:DIGEST_BYTES], saved[DIGEST_BYTES:]
-    return binary if sha256(binary).digest() == digest else None
-
-
-def _keep(path: Path, binary: bytes) -> None:
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            temporary = file.name
-            file.write(sha256(binary).digest() + binary)
-        os.replace(temporary, path)  # another process never sees half a file
-    except OSError as error:  # this process has its code; the next one compiles again
-        _log.warning("compiled kernels are not kept: %s", error)
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def _after_fork() -> None:

@@ -25,7 +25,7 @@ import numba
 import numpy as np
 from numba.core import config, serialize
 
-from ..paths import cache_root
+from ..paths import cache_root, keep, kept
 from .machine import cpu_features, cpu_name, vector_bytes
 
 KEPT_S = 7 * 24 * 3600  # a folder of other sources, from its last use on
@@ -100,6 +100,14 @@ def _remove_unused(folder: Path) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
+def keep_if_possible(path: Path, code: bytes) -> None:
+    """Keep compiled code for the next process; warn where it cannot be: this one has it."""
+    try:
+        keep(path, code)
+    except OSError as error:
+        _log.warning("compiled kernels are not kept: %s", error)
+
+
 @contextmanager
 def in_our_cache() -> Iterator[None]:
     """Have what is decorated here cached in our folder; other users of Numba keep theirs."""
@@ -139,18 +147,11 @@ class _WholeFiles:
         return Path(f"{self._stem}.{sha256(repr(key).encode()).hexdigest()[:16]}.nbc")
 
     def save(self, key: Any, data: Any) -> None:
-        path = self._path(key)
-        try:
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                file.write(serialize.dumps((repr(key), data)))
-            os.replace(file.name, path)
-        except OSError as error:  # this process has its code; the next one compiles again
-            _log.warning("compiled kernels are not kept: %s", error)
+        keep_if_possible(self._path(key), serialize.dumps((repr(key), data)))
 
     def load(self, key: Any) -> Any:
         """Return what was saved; None, which has it compiled, where that is not whole."""
-        try:
-            saved, data = pickle.loads(self._path(key).read_bytes())
-        except Exception:
+        if (whole := kept(self._path(key))) is None:
             return None
+        saved, data = pickle.loads(whole)
         return data if saved == repr(key) else None

@@ -107,20 +107,24 @@ class Tile:
         kind = self.kind + "_partial" * self.partial + "_unfused" * (not self.fused)
         return f"{kind}_{self.rows}x{self.vectors}x{self.lanes}_{self.dtype}"
 
+    def module(self) -> ir.Module:
+        """Return the LLVM module with the one function of this tile."""
+        result, function = _module(self.name, len(PARAMETERS))
+        for argument, name in zip(function.args, PARAMETERS, strict=True):
+            argument.name = name
+        _Emitter(self, function).emit()
+        return result
+
 
 def half_rows(rows: int) -> int:
     """Return how many rows are in the first half: all, up to 7."""
     return rows if rows <= 7 else -(-rows // 2)
 
 
-def module(tile: Tile) -> ir.Module:
-    """Return the LLVM module with the one function of this tile."""
-    result = ir.Module(tile.name)
-    function = ir.Function(result, ir.FunctionType(VOID, [I64] * len(PARAMETERS)), tile.name)
-    for argument, name in zip(function.args, PARAMETERS, strict=True):
-        argument.name = name
-    _Emitter(tile, function).emit()
-    return result
+def _module(name: str, parameters: int) -> tuple[ir.Module, ir.Function]:
+    """Return a module and its one function, which takes so many int64."""
+    result = ir.Module(name)
+    return result, ir.Function(result, ir.FunctionType(VOID, [I64] * parameters), name)
 
 
 def _const(value: int) -> ir.Constant:
@@ -448,11 +452,14 @@ class Transpose:
         """Of the compiled function."""
         return f"transpose_{self.lanes}_{self.dtype}"
 
+    def module(self) -> ir.Module:
+        """Return the LLVM module: in log2(lanes) rounds, pairs of rows exchange halves."""
+        result, function = _module(self.name, 4)
+        _emit_transpose(self, function)
+        return result
 
-def transpose_module(block: Transpose) -> ir.Module:
-    """Return the LLVM module: in log2(lanes) rounds, pairs of rows exchange halves."""
-    result = ir.Module(block.name)
-    function = ir.Function(result, ir.FunctionType(VOID, [I64] * 4), block.name)
+
+def _emit_transpose(block: Transpose, function: ir.Function) -> None:
     builder: Any = ir.IRBuilder(function.append_basic_block("entry"))
     to, to_stride, source, source_stride = function.args
     lanes, itemsize = block.lanes, 4 if block.dtype == "float32" else 8
@@ -476,4 +483,3 @@ def transpose_module(block: Transpose) -> ir.Module:
     for r, value in enumerate(rows):
         builder.store(value, row(to, to_stride, r), align=itemsize)
     builder.ret_void()
-    return result

@@ -10,21 +10,19 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..paths import cache_root
+from ..paths import cache_root, keep, kept
 from .signature import Source, read
 
 ARCHS = ("sm_75", "sm_80", "sm_90a", "sm_100a")  # every kernel compiles for these
 
 _OPTIONS = ("--std=c++17", "--generate-line-info", "--ptxas-options=-v")
 _FORMAT = 2  # of the files in the cache
-_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class CompileError(RuntimeError):
@@ -181,37 +179,25 @@ def _key(source: Source, defines: Mapping[str, str], arch: str, version: tuple[i
 
 
 def _save(file: Path, compiled: Cubin) -> None:
-    """Write an entry under a name of its own, then rename it: no reader sees half of one.
+    """Keep an entry.
 
     Raises:
         RuntimeError: The cache cannot be written.
     """
     resources = {entry: asdict(r) for entry, r in compiled.resources.items()}
-    data = json.dumps(resources).encode() + b"\n" + compiled.code
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as stream:
-            stream.write(hashlib.sha256(data).digest() + data)
+        keep(file, json.dumps(resources).encode() + b"\n" + compiled.code)
     except OSError as error:
         raise RuntimeError(
             f"compiled kernels cannot be kept in {file.parent}: {error.strerror}; set "
             "CONVOLT_CACHE_DIR to a folder that can be written"
         ) from error
-    try:
-        os.replace(stream.name, file)
-    except BaseException:
-        os.unlink(stream.name)
-        raise
 
 
 def _load(file: Path) -> Cubin | None:
     """What the cache has, or None; a damaged entry is as good as none."""
-    try:
-        content = file.read_bytes()
-    except OSError:
-        return None
-    digest, data = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-    if hashlib.sha256(data).digest() != digest:
+    if (data := kept(file)) is None:
         return None
     resources, _, code = data.partition(b"\n")
     return Cubin(code, {e: Resources(**r) for e, r in json.loads(resources).items()})
