@@ -9,7 +9,7 @@ from numba import prange
 
 from ..arrays import FLOATS, memory_order
 from ..cpu.jit import elementwise, jit, parallel_jit
-from ..cpu.threads import in_threads
+from ..cpu.ufuncs import in_threads
 
 LARGE_BYTES = 1 << 20  # of a result: smaller ones NumPy has made before threads have begun
 PART = 1 << 14  # elements, of one turn of the parallel loop

@@ -14,8 +14,8 @@ from ..arrays import FLOATS, memory_order
 from ..cpu.assemble import address
 from ..cpu.jit import jit, parallel_jit
 from ..cpu.machine import vector_bytes
-from ..cpu.threads import in_threads
 from ..cpu.tiles import Transpose
+from ..cpu.ufuncs import in_threads
 from ..cpu.vector import call_transpose
 
 SMALL = 4096  # elements: NumPy has copied them before a matrix is found

@@ -15,7 +15,7 @@ from numba import prange
 from .. import layout
 from ..cpu.fold import RUN, run_max, run_min, run_sum
 from ..cpu.jit import jit, parallel_jit
-from ..cpu.threads import in_threads
+from ..cpu.ufuncs import in_threads
 
 PART = 65536  # elements that a part has at least
 PARTS = 64  # at most

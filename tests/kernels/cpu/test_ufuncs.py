@@ -1,18 +1,17 @@
 """in_threads: whatever is cut, and into how many parts, the bytes are those of one call."""
 
-import numba
 import numpy as np
 import pytest
 
 from convolt.kernels import elementwise
 from convolt.kernels.backend import use_backend
-from convolt.kernels.cpu import threads
+from convolt.kernels.cpu import ufuncs
 
 
 @pytest.fixture(params=[1, 2, 3, 7])
 def count(request, monkeypatch):
-    monkeypatch.setattr(threads, "WORTH_BYTES", 1)
-    monkeypatch.setattr(numba, "get_num_threads", lambda: request.param)
+    monkeypatch.setattr(ufuncs, "WORTH_BYTES", 1)
+    monkeypatch.setattr(ufuncs, "get_num_threads", lambda: request.param)
 
 
 SHAPES = [(1,), (2,), (1001,), (3, 5), (2, 3, 5, 7), (1, 40, 3), (1, 1, 1), (20, 0), (0,)]
@@ -27,7 +26,7 @@ def test_any_cut_gives_the_bytes_of_one_call(count, rng, shape):
         (a[..., ::-1], np.full((*shape, 2), np.nan, np.float32)[..., 1]),
     ):
         for other in (b if x.shape == shape else b.T, b[..., :1] if x.shape == shape else 2.5):
-            threads.in_threads(np.subtract, x, other, out=out)
+            ufuncs.in_threads(np.subtract, x, other, out=out)
             np.testing.assert_array_equal(out, x - other)
 
 
@@ -35,10 +34,10 @@ def test_operands_broadcast_and_may_be_the_result(count, rng):
     x = rng.standard_normal((6, 4, 33)).astype(np.float32)
     for other in (x[:1], x[:, :1], x[0], x[0, :1], x[0, 0, :1], x[0, 0, 0], np.float32(3)):
         out = np.full_like(x, np.nan)
-        threads.in_threads(np.multiply, other, x, out=out)
+        ufuncs.in_threads(np.multiply, other, x, out=out)
         np.testing.assert_array_equal(out, other * x)
     expected = x + out
-    threads.in_threads(np.add, x, out, out=x)
+    ufuncs.in_threads(np.add, x, out, out=x)
     np.testing.assert_array_equal(x, expected)
 
 
