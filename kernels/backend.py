@@ -150,11 +150,15 @@ def is_cupy(array: Any) -> bool:
     return type(array).__module__.partition(".")[0] == "cupy" and hasattr(array, "strides")
 
 
+def _host_backend() -> str:
+    name = current_backend()
+    return "numba" if name == "cuda" else name
+
+
 def backend_of(array: Any) -> str:
     """Return the backend that serves ``array``: ``cuda`` for CuPy, the host backend for NumPy."""
     if isinstance(array, np.ndarray):
-        name = current_backend()
-        return "numba" if name == "cuda" else name
+        return _host_backend()
     if not is_cupy(array):
         raise TypeError(f"an array is needed, got {type(array).__name__}: {array!r:.60}")
     return "cuda"
@@ -197,8 +201,7 @@ def implementation(op: str, *arrays: Any) -> Any:
         TypeError: The arrays live on different backends.
     """
     if _NUMPY.issuperset(map(type, arrays)):
-        name = _pinned.get() or _chosen or _choose()
-        name = "numba" if name == "cuda" else name
+        name = _host_backend()  # as below, found sooner
     else:
         names = {backend_of(array) for array in arrays if array is not None}
         if len(names) != 1:
