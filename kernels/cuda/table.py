@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -63,14 +64,13 @@ class Row:
 
 
 def all_kernels() -> list[Kernel]:
-    """Return every ``Kernel`` that an ``on_cuda.py`` of the package holds."""
+    """Return every ``Kernel`` that an ``on_cuda.py`` of the package, or what it imports, holds."""
     package = __name__.rpartition(".cuda.")[0]
-    found: dict[int, Kernel] = {}
     for file in sorted(KERNELS.glob("*/on_cuda.py")):
-        module = import_module(f"{package}.{file.parent.name}.on_cuda")
-        for value in vars(module).values():
-            found |= {id(kernel): kernel for kernel in _kernels_in(value)}
-    return list(found.values())
+        import_module(f"{package}.{file.parent.name}.on_cuda")
+    modules = [m for name, m in sorted(sys.modules.items()) if name.startswith(f"{package}.")]
+    values = [value for module in modules for value in vars(module).values()]
+    return list({id(k): k for value in values for k in _kernels_in(value)}.values())
 
 
 def _kernels_in(value: object) -> Iterator[Kernel]:

@@ -7,7 +7,8 @@ from tolerance import assert_within
 
 from convolt.kernels import conv2d
 from convolt.kernels.backend import use_backend
-from convolt.kernels.conv2d import Conv2dSize, on_cuda
+from convolt.kernels.conv2d import Conv2dSize, simt
+from convolt.kernels.conv2d.algorithm import Problem
 
 # name: (x (N,H,W,C), w (K,R,S,C/G), window)
 CASES = {
@@ -187,7 +188,10 @@ def test_launch_configurations():
     def configuration(*problem, **window):
         size = Conv2dSize.of(*problem, **window)
         verbs = ("fprop", "dgrad", "wgrad")
-        found = [getattr(on_cuda, f"{verb}_configuration")(size) for verb in verbs]
+        found = []
+        for verb in verbs:
+            (algorithm,) = simt.algorithms(Problem(verb, size, "float32"))
+            found.append(getattr(simt, f"{verb}_configuration")(algorithm, size))
         return [(kernel.entry.removeprefix("conv2d_"), kernel.block, g) for kernel, g in found]
 
     # 8 * 28 * 28 = 98 * 64 pixels; 9 * 64 taps are 9 tiles, and 512 / 9 blocks each have a part.

@@ -1,0 +1,81 @@
+"""What there is to compute on CUDA, and what computes it: a family of kernels and its tile."""
+
+from dataclasses import dataclass
+
+from ..arrays import Array, address
+from ..backend import is_cupy
+from ..precision import current_precision
+from . import Conv2dSize
+
+VERBS = ("fprop", "dgrad", "wgrad")
+ALIGNMENT = 16  # bytes that one thread, or TMA, moves at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One verb of one convolution, with all that decides what can compute it.
+
+    Attributes:
+        verb: One of ``VERBS``.
+        size: Of the convolution.
+        dtype: Of the arrays: ``"float32"``, ``"float64"`` or ``"bfloat16"``.
+        precision: Of the products: ``"tf32"``, or ``"ieee"`` for the dtype's own.
+        aligned: Whether all arrays begin on a multiple of ``ALIGNMENT``.
+    """
+
+    verb: str
+    size: Conv2dSize
+    dtype: str
+    precision: str = "ieee"
+    aligned: bool = True
+
+    @classmethod
+    def of(cls, verb: str, size: Conv2dSize, *arrays: Array) -> "Problem":
+        """Describe what is to be done with arrays."""
+        dtype, precision = arrays[0].dtype.name, "ieee"
+        if dtype == "float32":
+            chosen = current_precision() or ("tf32" if is_cupy(arrays[0]) else "ieee")
+            precision = "ieee" if chosen == "ieee" else "tf32"
+        return cls(verb, size, dtype, precision, not any(address(a) % ALIGNMENT for a in arrays))
+
+    @property
+    def gemm(self) -> tuple[int, int, int]:
+        """Rows, columns and depth of the product of matrices that each group is.
+
+        fprop: pixels of y x filters; dgrad: pixels of x x channels, of the largest stride phase;
+        wgrad: filters x taps.
+        """
+        size = self.size
+        group_c, group_k = size.c // size.groups, size.k // size.groups
+        taps, pixels = size.r * size.s, size.n * size.p * size.q
+        if self.verb == "fprop":
+            return pixels, group_k, taps * group_c
+        if self.verb == "wgrad":
+            return group_k, taps * group_c, pixels
+        rows, columns = -(-size.h // size.stride_h), -(-size.w // size.stride_w)
+        taps = -(-size.r // size.stride_h) * -(-size.s // size.stride_w)
+        return size.n * rows * columns, group_c, taps * group_k
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """Kernels that compute a verb, and how they cut the product of matrices.
+
+    Attributes:
+        family: ``"simt"``, ``"depthwise"``, ``"mma"`` or ``"wgmma"``: a module of this folder.
+        tile_m: Rows of the product that a block has at a time.
+        tile_n: Columns.
+        tile_k: Of the depth, what a block has in shared memory at a time.
+        splits: Parts of the depth, each summed by blocks of its own; a function of the size.
+    """
+
+    family: str
+    tile_m: int
+    tile_n: int
+    tile_k: int
+    splits: int = 1
+
+    @property
+    def name(self) -> str:
+        """By which a user, and the table of choices, call it: the splits follow from the size."""
+        return f"{self.family}_{self.tile_m}x{self.tile_n}"
