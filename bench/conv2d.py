@@ -44,17 +44,18 @@ from .measure import (
     machine,
     machine_line,
     positive,
+    print_table,
     ratio,
     require_torch,
     run_command,
     to_host,
+    tracked,
     worst_error,
 )
 from .problems import CPU_BATCH, NETWORKS, Problem, problems
 from .roofs import conv2d_floors_s, copy_bytes_s, fma_flops_s
 
 ALL_CPU = "all-cpu"
-COPIED_BYTES = 1 << 27  # more than the caches hold
 
 
 def measure(
@@ -109,7 +110,7 @@ def roofs(dtype: str, repeats: int) -> dict[str, float | None]:
         return {"fma_gflops": None, "copy_gigabytes_per_s": None}
     return {
         "fma_gflops": fma_flops_s(dtype, repeats) / 1e9,
-        "copy_gigabytes_per_s": copy_bytes_s(COPIED_BYTES, repeats) / 1e9,
+        "copy_gigabytes_per_s": copy_bytes_s(repeats) / 1e9,
     }
 
 
@@ -143,20 +144,14 @@ def chosen(arguments: argparse.Namespace) -> list[Problem]:
 
 def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure every problem of the networks and return the report."""
-    from rich.console import Console
-    from rich.progress import track
-
     peer = PEERS[arguments.peer] if arguments.peer else None
     if arguments.peer == "torch":
         require_torch()
     verbs = [arguments.verb] if arguments.verb else VERBS
     todo = [(problem, verb) for problem in chosen(arguments) for verb in verbs]
     roof = roofs(arguments.dtype, arguments.repeats)
-    console = Console(stderr=True)
     rows = []
-    for problem, verb in track(
-        todo, "conv2d", console=console, transient=True, disable=not console.is_terminal
-    ):
+    for problem, verb in tracked(todo, "conv2d"):
         row = measure(problem, verb, peer, arguments.dtype, arguments.repeats)
         floors(row, problem.size, arguments.dtype, roof)
         rows.append(row)
@@ -188,7 +183,6 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def show(report: dict[str, Any]) -> None:
     """Print the report as a table."""
-    from rich.console import Console
     from rich.table import Table
 
     peer = report["peer"]
@@ -213,7 +207,7 @@ def show(report: dict[str, Any]) -> None:
         if peer:
             cells += [f"{row['peer_s'] * 1e3:.3f}", f"{row['ratio']:.2f}"]
         table.add_row(*cells)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    print_table(table, width=140)
     if peer:
         by = report["geomean_ratio_by_verb"] | report["geomean_ratio_by_network"]
         parts = ", ".join(f"{kind} {value:.2f}" for kind, value in by.items())

@@ -20,11 +20,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from time import perf_counter, sleep
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from convolt.kernels.backend import NAMES, current_backend, use_backend
+from convolt.kernels.cpu import memory
+
+Item = TypeVar("Item")
 
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
 """Unit roundoff of each dtype that can be timed."""
@@ -81,20 +84,9 @@ def _queued_s(function: Callable[[], object], count: int) -> list[float]:
     return [cuda.get_elapsed_time(start, end) / 1e3 / count]
 
 
-ALIGNMENT_BYTES = 64
-
-
-def aligned(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Return an array that begins on a cache line, as those that either side allocates do."""
-    count = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.empty(count + ALIGNMENT_BYTES, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT_BYTES
-    return memory[start : start + count].view(dtype).reshape(shape)
-
-
 def normal(random: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Return normally distributed numbers in memory that ``aligned`` gives."""
-    array = aligned(shape, dtype)
+    """Return normally distributed numbers, aligned as the arrays that either side allocates."""
+    array = memory.empty(shape, np.dtype(dtype))
     random.standard_normal(dtype=array.dtype.type, out=array)
     return array
 
@@ -199,6 +191,22 @@ def _write(path: Path, report: dict[str, Any]) -> None:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+
+
+def tracked(items: Iterable[Item], name: str) -> Iterable[Item]:
+    """Return the items; while they are taken, standard error shows a bar if it is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(items, name, console=console, transient=True, disable=not console.is_terminal)
+
+
+def print_table(table: Any, width: int = 120) -> None:
+    """Print a table of rich's, in lines of ``width`` letters where there is no terminal."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else width).print(table)
 
 
 def require_torch() -> Any:

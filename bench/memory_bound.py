@@ -31,10 +31,12 @@ from .measure import (
     machine,
     machine_line,
     positive,
+    print_table,
     ratio,
     require_torch,
     run_command,
     to_host,
+    tracked,
 )
 from .memory_case import Case, Operands
 from .memory_ops import OPS
@@ -89,21 +91,12 @@ def measure(name: str, on: Operands, copy: Copy, torch: Any, repeats: int) -> di
 
 def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure every op and return the report."""
-    from rich.console import Console
-    from rich.progress import track
-
     if current_backend() == "cuda":
         raise Unfit("--backend cuda: bench.roofline times the kernels of a GPU")
     torch = require_torch() if arguments.peer else None
     on = Operands(arguments.shape, arguments.dtype)
     copy = best_copy(on.moved(on.nhwc))
-    console = Console(stderr=True)
-    names = track(
-        *(arguments.op or list(OPS), "memory_bound"),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    names = tracked(arguments.op or list(OPS), "memory_bound")
     rows = [measure(name, on, copy, torch, arguments.repeats) for name in names]
     return {
         "benchmark": "memory_bound",
@@ -120,7 +113,6 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def show(report: dict[str, Any]) -> None:
     """Print the report as a table."""
-    from rich.console import Console
     from rich.table import Table
 
     peer = report["peer"]
@@ -135,7 +127,7 @@ def show(report: dict[str, Any]) -> None:
         if peer:
             cells += [f"{row['peer_s'] * 1e3:.3f}", f"{row['ratio']:.2f}"]
         table.add_row(row["op"], *cells)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    print_table(table)
     copies = [row["copy_gigabytes_per_s"] for row in report["results"]]
     print(f"copy {min(copies):.0f} to {max(copies):.0f} GB/s, in the median {median(copies):.0f}")
     if peer:

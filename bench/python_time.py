@@ -23,7 +23,7 @@ from convolt import functional, models, optim
 from convolt.engine.autograd import Node, _topological_order
 from convolt.kernels import backend
 
-from .measure import common_arguments, machine, machine_line, positive, run_command
+from .measure import common_arguments, machine, machine_line, positive, print_table, run_command
 
 INPUT_SHAPE = (1, 28, 28)  # of LeNet-5
 CLASSES = 10
@@ -154,7 +154,6 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def show(report: dict[str, Any]) -> None:
     """Print the report as a table."""
-    from rich.console import Console
     from rich.table import Table
 
     title = f"{report['model']}, batch {report['batch']}, {report['backend']}, {report['dtype']}"
@@ -163,7 +162,7 @@ def show(report: dict[str, Any]) -> None:
         table.add_column(heading, justify="right")
     for row in report["results"]:
         table.add_row(row["kernel"], str(row["calls"]), f"{row['us_per_call']:.1f}")
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    print_table(table)
     print(
         f"a step takes {report['step_s'] * 1e6:.0f} us; without its kernels "
         f"{report['python_s'] * 1e6:.0f} us, {report['python_us_per_op']:.1f} us for each of "

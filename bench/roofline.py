@@ -44,6 +44,7 @@ from .measure import (
     machine,
     machine_line,
     positive,
+    print_table,
     run_command,
 )
 
@@ -275,7 +276,6 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def show(report: dict[str, Any]) -> None:
     """Print the report as a table."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("op", title=f"{report['backend']}, {report['elements']} x {report['dtype']}")
@@ -285,7 +285,7 @@ def show(report: dict[str, Any]) -> None:
         numbers = (f"{row['ours_s'] * 1e3:.3f}", f"{row['bytes'] / 1e6:.1f}")
         rates = (f"{row['gigabytes_per_s']:.1f}", f"{row['share']:.0%}")
         table.add_row(row["op"], *numbers, *rates)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    print_table(table)
     print(f"copy: {report['copy_gigabytes_per_s']:.1f} GB/s")
     if report["matrix_product_gflops"]:
         speed = f"{report['matrix_product_gflops']:.0f} GFLOP/s"

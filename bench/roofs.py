@@ -1,8 +1,8 @@
 """Measure the two roofs of a CPU: how fast it copies, and how fast it multiplies and adds.
 
 A roof is for as many threads as convolt uses. Both are medians of the best way found, as the times
-that are put beside them are medians. Loops of their own, in LLVM's language with the CPU's widest
-vectors, see to it that a roof does not depend on what convolt's kernels reach.
+that are put beside them are medians. Loops of their own, in LLVM's language with vectors as wide as
+convolt's, see to it that a roof does not depend on what its kernels reach.
 """
 
 import ctypes
@@ -16,10 +16,13 @@ import numpy as np
 
 from convolt.kernels import layout
 from convolt.kernels.conv2d import Conv2dSize
+from convolt.kernels.cpu.machine import vector_bytes
+from convolt.kernels.cpu.memory import LEAST_BYTES, empty
 
-from .measure import aligned, interleaved, threads
+from .measure import interleaved, threads
 
 REPEATS = 5
+COPIED_BYTES = 1 << 27  # more than the caches hold
 TYPES = {"float32": ("float", 32, ctypes.c_float), "float64": ("double", 64, ctypes.c_double)}
 
 # Enough independent sums to hide the latency of a multiply-add, few enough for the registers.
@@ -44,8 +47,9 @@ def best_copy(copied_bytes: int, repeats: int = REPEATS) -> Copy:
     convolt's.
     """
     parts = threads()
-    part_bytes = max(STEP_BYTES, copied_bytes // parts // STEP_BYTES * STEP_BYTES)
-    x, y = (aligned((parts, part_bytes), "uint8") for _ in range(2))
+    # The loop below needs aligned memory, which ``empty`` gives from LEAST_BYTES on.
+    part_bytes = max(LEAST_BYTES, copied_bytes // parts // STEP_BYTES * STEP_BYTES)
+    x, y = (empty((parts, part_bytes), np.dtype(np.uint8)) for _ in range(2))
     x.fill(1)
     y.fill(0)
     stream, pool = _stream_loop(), ThreadPoolExecutor(parts)
@@ -62,9 +66,9 @@ def best_copy(copied_bytes: int, repeats: int = REPEATS) -> Copy:
     return Copy(copies[best], 2 * x.nbytes, 2 * x.nbytes / times_s[best])
 
 
-def copy_bytes_s(copied_bytes: int, repeats: int = REPEATS) -> float:
-    """Return the bandwidth of the best copy of so many bytes."""
-    return best_copy(copied_bytes, repeats).bytes_s
+def copy_bytes_s(repeats: int = REPEATS) -> float:
+    """Return the bandwidth of the best copy of COPIED_BYTES."""
+    return best_copy(COPIED_BYTES, repeats).bytes_s
 
 
 def fma_flops_s(dtype: str = "float32", repeats: int = REPEATS) -> float:
@@ -104,7 +108,7 @@ def _taps_inside(length: int, count: int, taps: int, stride: int, pad: int, dila
 @cache
 def _stream_loop() -> Any:
     """Compile ``loop(to, source, bytes)``, a copy whose stores do not go through the caches."""
-    width = _vector_bytes()
+    width = vector_bytes()
     vector, body = f"<{width // 4} x i32>", list[str]()
     for at in range(0, STEP_BYTES, width):
         body += [
@@ -133,7 +137,7 @@ def _fma_loop(dtype: str) -> tuple[Callable[[int], float], int]:
     Each of the sums becomes sum * 0.5 + 1 time after time, and stays below 2.
     """
     scalar, bits, kind = TYPES[dtype]
-    lanes = _vector_bytes() * 8 // bits
+    lanes = vector_bytes() * 8 // bits
     vector, suffix = f"<{lanes} x {scalar}>", f"v{lanes}f{bits}"
     fma, add = f"@llvm.fma.{suffix}", f"@llvm.vector.reduce.fadd.{suffix}"
     half, one = ("<" + ", ".join([f"{scalar} {value}"] * lanes) + ">" for value in ("0.5", "1.0"))
@@ -171,13 +175,6 @@ def _counted(body: Iterable[str], step: int, phis: Iterable[str]) -> list[str]:
         "br i1 %more, label %body, label %done",
         "done:",
     ]
-
-
-def _vector_bytes() -> int:
-    from llvmlite import binding
-
-    features = binding.get_host_cpu_features()
-    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
 
 
 def _compiled(lines: list[str], result: Any, *arguments: Any) -> Any:

@@ -35,6 +35,7 @@ from .measure import (
     machine_line,
     normal,
     positive,
+    print_table,
     run_command,
     threads,
 )
@@ -62,7 +63,6 @@ VALUES = {
     },
 }
 VARIED = ("batch", "channels", "image", "threads")
-COPIED_BYTES = 1 << 27  # more than the caches hold
 
 Row = dict[str, Any]
 
@@ -76,7 +76,7 @@ def floor_s(size: Conv2dSize, dtype: str, repeats: int) -> float:
 @cache
 def _roofs(count: int, dtype: str, repeats: int) -> tuple[float, float]:
     """Measure both roofs for this number of threads, once."""
-    return fma_flops_s(dtype, repeats), copy_bytes_s(COPIED_BYTES, repeats)
+    return fma_flops_s(dtype, repeats), copy_bytes_s(repeats)
 
 
 def convolutions(at: dict[str, int], dtype: str, repeats: int) -> Iterator[Row]:
@@ -175,7 +175,6 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def show(report: dict[str, Any]) -> None:
     """Print the report as a table."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"growth of time: {report['backend']}, {report['dtype']}")
@@ -194,7 +193,7 @@ def show(report: dict[str, Any]) -> None:
                 cells = [str(row[varied]), f"{row['ours_s'] * 1e3:.3f}"]
                 cells += ["" if power is None else f"{power:.2f}" for power in exponents]
                 table.add_row(of, varied, *cells, f"{row['share_of_roofline']:.0%}")
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    print_table(table)
     copy = f"{report['copy_gigabytes_per_s']:.1f} GB/s"
     print(f"roofs: multiply-adds {report['fma_gflops']:.0f} GFLOP/s, copy {copy}")
     print(machine_line(report["machine"]))

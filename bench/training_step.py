@@ -36,6 +36,7 @@ from .measure import (
     machine,
     machine_line,
     positive,
+    print_table,
     ratio,
     require_torch,
     run_command,
@@ -216,7 +217,6 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def show(report: dict[str, Any]) -> None:
     """Print the report as a table."""
-    from rich.console import Console
     from rich.table import Table
 
     rows, peer = report.get("results", [report]), report["peer"]
@@ -236,7 +236,7 @@ def show(report: dict[str, Any]) -> None:
                 cells = [f"{time_s * 1e3:.2f}", f"{speed:.0f}"]
                 sizes = (f"{size / 1e6:.0f}" for size in (peak, peak - base))
                 table.add_row(row["model"] if not prefix else "", side, *cells, *sizes)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    print_table(table)
     for row in rows if peer else ():
         memory_ratio = row["peer_peak_memory_bytes"] / row["peak_memory_bytes"]
         print(
