@@ -48,9 +48,17 @@ def dtype_of(dtype: Any) -> np.dtype:
 
 def memory_order(array: Array) -> tuple[int, ...]:
     """Return the axes as they lie in memory, outermost first; the public order if it has gaps."""
-    order = tuple(sorted(range(array.ndim), key=lambda axis: -array.strides[axis]))
-    dense = array.transpose(order).flags.c_contiguous
-    return order if dense else tuple(range(array.ndim))
+    return _memory_order(array.shape, array.strides, array.itemsize)
+
+
+@lru_cache(maxsize=1024)
+def _memory_order(shape: Shape, strides: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    order = tuple(sorted(range(len(shape)), key=lambda axis: -strides[axis]))
+    for axis in reversed(order):
+        if shape[axis] != 1 and strides[axis] != itemsize and 0 not in shape:
+            return tuple(range(len(shape)))
+        itemsize *= shape[axis]
+    return order
 
 
 def address(array: Array) -> int:

@@ -1,8 +1,8 @@
 """Arrays of any strides as flat memory, for loops that go through memory once, in order."""
 
-from functools import lru_cache
-
 import numpy as np
+
+from ..arrays import memory_order
 
 
 def flat(result: np.ndarray, *operands: np.ndarray) -> list[np.ndarray]:
@@ -10,10 +10,14 @@ def flat(result: np.ndarray, *operands: np.ndarray) -> list[np.ndarray]:
 
     They are views of memory where the elements lie in that order, else copies.
     """
-    order = _memory_order(result.strides)
+    order = memory_order(result)
     return [np.ascontiguousarray(x.transpose(order)).reshape(-1) for x in (result, *operands)]
 
 
-@lru_cache
-def _memory_order(strides: tuple[int, ...]) -> list[int]:
-    return sorted(range(len(strides)), key=lambda axis: -strides[axis])
+def lie_alike(result: np.ndarray, *operands: np.ndarray) -> bool:
+    """Return whether ``flat`` copies nothing: all are dense, in one order of memory."""
+    order = memory_order(result)
+    return all(
+        x.shape == result.shape and x.transpose(order).flags.c_contiguous
+        for x in (result, *operands)
+    )

@@ -7,7 +7,8 @@ apart: the sum of two activations takes a quarter longer with them.
 import numpy as np
 from numba import prange
 
-from ..arrays import FLOATS, memory_order
+from ..arrays import FLOATS
+from ..cpu.flat import flat, lie_alike
 from ..cpu.jit import elementwise, jit, parallel_jit
 from ..cpu.ufuncs import in_threads
 
@@ -101,33 +102,25 @@ def _sign(x):
 
 
 def _arithmetic(kind, ufunc, a, b, y):
-    if y.nbytes < LARGE_BYTES or not (_lies_as(y, a) and _lies_as(y, b)) or y.dtype not in FLOATS:
+    large = y.nbytes >= LARGE_BYTES and a.dtype == b.dtype == y.dtype and y.dtype in FLOATS
+    if not (large and lie_alike(y, a, b)):
         in_threads(ufunc, a, b, out=y)
-        return
-    if kind == ADD and y is a:  # a loop with a read and written in one place is vectorized
-        kind, a = ACCUMULATE, b
-    order = memory_order(y)
-    flat = [x.transpose(order).reshape(-1) for x in (a, b, y)]
-    if not np.may_share_memory(flat[2], y):  # y has gaps, and this is a copy
-        in_threads(ufunc, a, b, out=y)
+    elif kind == ADD and y is a:  # a loop with a read and written in one place is vectorized
+        _run(ACCUMULATE, *flat(y, b, b))
     else:
-        _run(kind, *flat)
-
-
-def _lies_as(y, x):
-    return x.dtype == y.dtype and x.shape == y.shape and x.strides == y.strides
+        _run(kind, *flat(y, a, b))
 
 
 @parallel_jit
-def _run(kind, a, b, y):
+def _run(kind, y, a, b):
     size, step = np.uint64(len(y)), np.uint64(PART)
     for part in prange((size + step - np.uint64(1)) // step):
         first = np.uint64(part) * step
-        _compute(kind, a, b, y, first, min(first + step, size))
+        _compute(kind, y, a, b, first, min(first + step, size))
 
 
 @jit
-def _compute(kind, a, b, y, first, end):
+def _compute(kind, y, a, b, first, end):
     if kind == ADD:
         for i in range(first, end):
             y[i] = a[i] + b[i]

@@ -10,8 +10,9 @@ from functools import lru_cache
 import numpy as np
 from numba import prange
 
-from ..arrays import FLOATS, memory_order
+from ..arrays import FLOATS
 from ..cpu.assemble import address
+from ..cpu.flat import flat, lie_alike
 from ..cpu.jit import jit, parallel_jit
 from ..cpu.machine import vector_bytes
 from ..cpu.tiles import Transpose
@@ -33,10 +34,8 @@ def fill(y, x):
         lanes = vector_bytes() // y.itemsize
         code = address(Transpose(lanes, "float32" if y.itemsize == 4 else "float64"))
         _transpose(y, x, code, lanes)
-    elif x.dtype != y.dtype and {x.dtype, y.dtype} <= set(FLOATS) and _lie_alike(y, x):
-        axes = memory_order(y)
-        y, x = (z.transpose(axes).reshape(-1) for z in (y, x))
-        _convert(y, x)
+    elif x.dtype != y.dtype and {x.dtype, y.dtype} <= set(FLOATS) and lie_alike(y, x):
+        _convert(*flat(y, x))
     else:
         in_threads(_copy, x, out=y)
 
@@ -68,13 +67,6 @@ def _matrices(shape, y_strides, x_strides, itemsize):
         return None
     axes += [i for i in range(len(shape)) if shape[i] == 1]
     return tuple(axes), tuple(length for length, *_ in merged)
-
-
-def _lie_alike(y, x):
-    """Return whether both are dense, in the same order of memory."""
-    steps = zip(y.strides, x.strides, strict=True)
-    alike = all(a * x.itemsize == b * y.itemsize for a, b in steps)
-    return alike and y.transpose(memory_order(y)).flags.c_contiguous
 
 
 @parallel_jit
