@@ -9,7 +9,9 @@ The second pass computes in the dtype of x, with the mean as the sum of a number
 the rest: x minus the first is exact where the mean is much larger than the deviation.
 
 Memory is read once for the statistics or the sums of the gradient, and once more for the result,
-from the end backwards: there the caches still hold what was read last.
+from the end backwards: there the caches still hold what was read last. The first pass, and the
+gradient, which reads two arrays, ask for what lies AHEAD: by themselves, among so much arithmetic,
+the cores keep too few reads under way.
 """
 
 from math import gcd
@@ -18,12 +20,14 @@ import numpy as np
 from numba import prange
 
 from ..cpu.jit import jit, parallel_jit
+from ..cpu.pixels import fetch
 
 VECTOR = 16  # lanes: the widest register holds as many float32
 LEAST_LANES = 64
 MOST_LANES = 2048  # whose sums stay in the L1 cache
 BLOCKS = 64
 LEAST_BLOCK = 1 << 14  # elements
+AHEAD = np.uint64(1024)  # elements: some microseconds of reading
 SAMPLE = 8  # rows whose mean is taken from all values before they are squared
 
 
@@ -116,10 +120,22 @@ def _gradient_sums(grad_y, x, mean, inv_std):
 @parallel_jit
 def _block_moments(x, block, sums):
     """Fill in, for each lane of each block, what ``_moments`` says."""
-    step, size = np.uint64(block), np.uint64(len(x))
     for i in prange(len(sums)):
-        first = np.uint64(i) * step
-        _moments(x, first, min(first + step, size), sums[i, 0], sums[i, 1], sums[i, 2])
+        first, end = _span(i, block, len(x))
+        _moments(x, first, end, sums[i, 0], sums[i, 1], sums[i, 2])
+
+
+@jit
+def _span(i, block, size):
+    """First element of block ``i``, and the one behind its last: unsigned, as all loops count."""
+    first = np.uint64(i) * np.uint64(block)
+    return first, min(first + np.uint64(block), np.uint64(size))
+
+
+@jit
+def _span_from_the_end(i, block, size):
+    """The same, of the blocks counted from the last."""
+    return _span(-(-size // block) - 1 - np.int64(i), block, size)
 
 
 @jit
@@ -137,8 +153,10 @@ def _moments(x, first, end, shift, total, square):
             shift[lane] += x[row + lane]
     for lane in range(width):
         shift[lane] /= max(sample, 1)
-    fours = first + (end - first) // (np.uint64(4) * width) * (np.uint64(4) * width)
-    for row in range(first, fours, np.uint64(4) * width):
+    four = np.uint64(4) * width
+    fours = first + (end - first) // four * four
+    for row in range(first, fours, four):
+        fetch(x, row + AHEAD, four)
         row_1, row_2, row_3 = row + width, row + width + width, row + width + width + width
         for lane in range(width):
             a, b = x[row + lane] - shift[lane], x[row_1 + lane] - shift[lane]
@@ -188,12 +206,10 @@ def _combine_moments(sums, size, block, mean, var):
 @parallel_jit
 def _lane_affine(x, lanes, block, y):
     """y = (x - mean) * scale + bias, from the last block to the first."""
-    step, size, width = np.uint64(block), np.uint64(len(x)), np.uint64(lanes.shape[1])
     mean, scale, bias, rest = lanes[0], lanes[1], lanes[2], lanes[3]
-    blocks = (size + step - np.uint64(1)) // step
-    for i in prange(blocks):
-        first = (blocks - np.uint64(1) - np.uint64(i)) * step
-        end = min(first + step, size)
+    width = np.uint64(lanes.shape[1])
+    for i in prange(-(-len(x) // block)):
+        first, end = _span_from_the_end(i, block, len(x))
         for row in range(first, end, width):
             for lane in range(min(width, end - row)):
                 centered = (x[row + lane] - mean[lane]) - rest[lane]
@@ -203,10 +219,9 @@ def _lane_affine(x, lanes, block, y):
 @parallel_jit
 def _block_sums(grad_y, x, mean, block, sums):
     """Sums of grad_y and of grad_y * (x - mean), of each lane of each block."""
-    step, size = np.uint64(block), np.uint64(len(x))
     for i in prange(len(sums)):
-        first = np.uint64(i) * step
-        _products(grad_y, x, mean, first, min(first + step, size), sums[i, 0], sums[i, 1])
+        first, end = _span(i, block, len(x))
+        _products(grad_y, x, mean, first, end, sums[i, 0], sums[i, 1])
 
 
 @jit
@@ -214,8 +229,11 @@ def _products(grad_y, x, mean, first, end, total, product):
     width = np.uint64(len(mean))
     for lane in range(width):
         total[lane] = product[lane] = 0
-    twos = first + (end - first) // (width + width) * (width + width)
-    for row in range(first, twos, width + width):
+    two = width + width
+    twos = first + (end - first) // two * two
+    for row in range(first, twos, two):
+        fetch(x, row + AHEAD, two)
+        fetch(grad_y, row + AHEAD, two)
         row_1 = row + width
         for lane in range(width):
             g, h = np.float64(grad_y[row + lane]), np.float64(grad_y[row_1 + lane])
@@ -232,13 +250,13 @@ def _products(grad_y, x, mean, first, end, total, product):
 @parallel_jit
 def _gradient_of_x(grad_y, x, lanes, block, grad_x):
     """grad_x = scale * (grad_y - offset - (x - mean) * slope), from the last block to the first."""
-    step, size, width = np.uint64(block), np.uint64(len(x)), np.uint64(lanes.shape[1])
     mean, scale, offset, slope, rest = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4]
-    blocks = (size + step - np.uint64(1)) // step
-    for i in prange(blocks):
-        first = (blocks - np.uint64(1) - np.uint64(i)) * step
-        end = min(first + step, size)
+    width = np.uint64(lanes.shape[1])
+    for i in prange(-(-len(x) // block)):
+        first, end = _span_from_the_end(i, block, len(x))
         for row in range(first, end, width):
+            fetch(x, row + AHEAD, width)
+            fetch(grad_y, row + AHEAD, width)
             for lane in range(min(width, end - row)):
                 centered = (x[row + lane] - mean[lane]) - rest[lane]
                 g = (grad_y[row + lane] - offset[lane]) - centered * slope[lane]
