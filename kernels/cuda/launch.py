@@ -381,6 +381,8 @@ def _checked(where: str, dtype: np.dtype, value: Any) -> Any:
         )
     if dtype.subdtype:
         element, (length,) = dtype.subdtype
+        if isinstance(value, np.ndarray) and (value.dtype, value.shape) == (element, (length,)):
+            return value
         if not hasattr(value, "__len__") or len(value) != length:
             raise ValueError(f"{where} takes {length} values, got {value!r}")
         return [_checked(f"{where}[{i}]", element, v) for i, v in enumerate(value)]

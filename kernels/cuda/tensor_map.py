@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -35,7 +36,7 @@ _FIELDS = np.dtype(
 _TAG = 0x544D4150
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # not frozen: launches keep frozen arguments, and so the array
 class TensorMap:
     """An argument for a parameter ``const __grid_constant__ TensorMap``.
 
@@ -62,24 +63,7 @@ def tiled(array: Array, box: Sequence[int], *, swizzle_bytes: int = 0) -> Tensor
         TypeError: The dtype is another.
         ValueError: One of the rules above is broken.
     """
-    _check(array, swizzle_bytes)
-    if len(box) != array.ndim or not all(1 <= b <= 256 for b in box):
-        raise ValueError(f"tiled: box must be {array.ndim} sizes of 1 to 256, got {tuple(box)}")
-    _check_row("tiled", box[-1] * array.itemsize, swizzle_bytes)
-    size, stride = array.shape[::-1], array.strides[-2::-1]
-    if isinstance(array, np.ndarray):
-        opaque = _fields(array, swizzle_bytes, box=box[::-1])
-    else:
-        opaque = _encode(
-            "cuTensorMapEncodeTiled",
-            array,
-            size,
-            stride,
-            swizzle_bytes,
-            [box[::-1]],
-            [1] * len(size),
-        )
-    return TensorMap(array, opaque)
+    return TensorMap(array, _tiled(_View.of(array), tuple(box), swizzle_bytes))
 
 
 def im2col(
@@ -111,26 +95,8 @@ def im2col(
         TypeError: The dtype is another.
         ValueError: One of the rules above is broken, or a corner is outside -128..127.
     """
-    _check(array, swizzle_bytes)
-    if array.ndim != 4:
-        raise ValueError(f"im2col: array must have axes N H W C, got shape {array.shape}")
-    if not (1 <= channels <= 256 and 1 <= pixels <= 1024):
-        raise ValueError(f"im2col: {channels} channels (1..256), {pixels} pixels (1..1024)")
-    if not all(-128 <= v <= 127 for v in (*lower, *upper)):
-        raise ValueError(f"im2col: corners {lower}, {upper} must be in -128..127")
-    if not all(1 <= s <= 8 for s in stride):
-        raise ValueError(f"im2col: stride must be 1 to 8, got {stride}")
-    _check_row("im2col", channels * array.itemsize, swizzle_bytes)
-    corners, step = (lower[::-1], upper[::-1]), (1, stride[1], stride[0], 1)
-    if isinstance(array, np.ndarray):
-        opaque = _fields(
-            array, swizzle_bytes, (channels, pixels), step, True, lower=corners[0], upper=corners[1]
-        )
-    else:
-        what = [*map(list, corners), channels, pixels]
-        size, strides = array.shape[::-1], array.strides[-2::-1]
-        opaque = _encode("cuTensorMapEncodeIm2col", array, size, strides, swizzle_bytes, what, step)
-    return TensorMap(array, opaque)
+    window = (lower, upper, stride)
+    return TensorMap(array, _im2col(_View.of(array), channels, pixels, window, swizzle_bytes))
 
 
 def extent(opaque: np.ndarray) -> tuple[int, int]:
@@ -142,17 +108,71 @@ def extent(opaque: np.ndarray) -> tuple[int, int]:
     return begin, begin + (int(last) + strides[0] if all(sizes) else 0)
 
 
-def _check(array: Array, swizzle_bytes: int) -> None:
-    if array.dtype.name not in _CUDA_TYPES:
-        raise TypeError(f"tensor map: dtype must be one of {[*_CUDA_TYPES]}, got {array.dtype}")
-    if not 2 <= array.ndim <= 4 or 0 in array.shape:
-        raise ValueError(f"tensor map: array must have 2 to 4 axes, none empty, got {array.shape}")
-    if array.strides[-1] != array.itemsize or any(s % 16 or s <= 0 for s in array.strides[:-1]):
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What a map says of its array."""
+
+    on_gpu: bool
+    dtype: np.dtype
+    address: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @classmethod
+    def of(cls, array: Array) -> _View:
+        on_gpu = not isinstance(array, np.ndarray)
+        return cls(on_gpu, array.dtype, address(array), array.shape, array.strides)
+
+
+# The same arrays come again in every step, and the driver takes its time.
+@lru_cache(maxsize=4096)
+def _tiled(view: _View, box: tuple[int, ...], swizzle_bytes: int) -> np.ndarray:
+    _check(view, swizzle_bytes)
+    rank = len(view.shape)
+    if len(box) != rank or not all(1 <= b <= 256 for b in box):
+        raise ValueError(f"tiled: box must be {rank} sizes of 1 to 256, got {box}")
+    _check_row("tiled", box[-1] * view.dtype.itemsize, swizzle_bytes)
+    if not view.on_gpu:
+        return _fields(view, swizzle_bytes, box=box[::-1])
+    return _encode("cuTensorMapEncodeTiled", view, swizzle_bytes, [box[::-1]], [1] * rank)
+
+
+@lru_cache(maxsize=4096)
+def _im2col(
+    view: _View, channels: int, pixels: int, window: tuple[tuple[int, int], ...], swizzle_bytes: int
+) -> np.ndarray:
+    lower, upper, stride = window
+    _check(view, swizzle_bytes)
+    if len(view.shape) != 4:
+        raise ValueError(f"im2col: array must have axes N H W C, got shape {view.shape}")
+    if not (1 <= channels <= 256 and 1 <= pixels <= 1024):
+        raise ValueError(f"im2col: {channels} channels (1..256), {pixels} pixels (1..1024)")
+    if not all(-128 <= v <= 127 for v in (*lower, *upper)):
+        raise ValueError(f"im2col: corners {lower}, {upper} must be in -128..127")
+    if not all(1 <= s <= 8 for s in stride):
+        raise ValueError(f"im2col: stride must be 1 to 8, got {stride}")
+    _check_row("im2col", channels * view.dtype.itemsize, swizzle_bytes)
+    corners, step = (lower[::-1], upper[::-1]), (1, stride[1], stride[0], 1)
+    if not view.on_gpu:
+        return _fields(
+            view, swizzle_bytes, (channels, pixels), step, True, lower=corners[0], upper=corners[1]
+        )
+    what = [*map(list, corners), channels, pixels]
+    return _encode("cuTensorMapEncodeIm2col", view, swizzle_bytes, what, step)
+
+
+def _check(view: _View, swizzle_bytes: int) -> None:
+    if view.dtype.name not in _CUDA_TYPES:
+        raise TypeError(f"tensor map: dtype must be one of {[*_CUDA_TYPES]}, got {view.dtype}")
+    if not 2 <= len(view.shape) <= 4 or 0 in view.shape:
+        raise ValueError(f"tensor map: array must have 2 to 4 axes, none empty, got {view.shape}")
+    *outer, last = view.strides
+    if last != view.dtype.itemsize or any(s % 16 or s <= 0 for s in outer):
         raise ValueError(
             "tensor map: the last axis must be contiguous and the other strides multiples of "
-            f"16 bytes, got strides {array.strides}; pad the last axis"
+            f"16 bytes, got strides {view.strides}; pad the last axis"
         )
-    if address(array) % 16:
+    if view.address % 16:
         raise ValueError("tensor map: the array must start on a multiple of 16 bytes")
     if swizzle_bytes not in _SWIZZLES:
         raise ValueError(f"tensor map: swizzle_bytes must be in {_SWIZZLES}, got {swizzle_bytes}")
@@ -167,7 +187,7 @@ def _check_row(what: str, row_bytes: int, swizzle_bytes: int) -> None:
 
 
 def _fields(
-    array: np.ndarray,
+    view: _View,
     swizzle_bytes: int,
     box: Sequence[int],
     step: Sequence[int] = (),
@@ -176,17 +196,17 @@ def _fields(
 ) -> np.ndarray:
     fields = np.zeros((), _FIELDS)
     values = {
-        "base": address(array),
+        "base": view.address,
         "tag": _TAG,
-        "rank": array.ndim,
-        "element_bytes": array.itemsize,
+        "rank": len(view.shape),
+        "element_bytes": view.dtype.itemsize,
         "swizzle_bytes": swizzle_bytes,
         "is_im2col": is_im2col,
         **corners,
     }
     for name, value in values.items():
         fields[name] = value
-    lists = {"size": array.shape[::-1], "box": box, "step": step, "stride": array.strides[-2::-1]}
+    lists = {"size": view.shape[::-1], "box": box, "step": step, "stride": view.strides[-2::-1]}
     for name, numbers in lists.items():
         fields[name][: len(numbers)] = numbers
     return fields.reshape(1).view(np.uint64)
@@ -194,24 +214,22 @@ def _fields(
 
 def _encode(
     function: str,
-    array: Array,
-    size: Sequence[int],
-    stride: Sequence[int],
+    view: _View,
     swizzle_bytes: int,
     what: Sequence[Any],
     step: Sequence[int],
 ) -> np.ndarray:
     """The driver's encoding: ``what`` is between the strides and the element strides."""
     driver = import_module("cuda.bindings.driver")
-    dtype, swizzle = _CUDA_TYPES[array.dtype.name], f"{swizzle_bytes}B" if swizzle_bytes else "NONE"
+    dtype, swizzle = _CUDA_TYPES[view.dtype.name], f"{swizzle_bytes}B" if swizzle_bytes else "NONE"
     uint64, uint32 = driver.cuuint64_t, driver.cuuint32_t
     converted = [[uint32(v) for v in w] if function.endswith("Tiled") else w for w in what]
     status, encoded = getattr(driver, function)(
         getattr(driver.CUtensorMapDataType, f"CU_TENSOR_MAP_DATA_TYPE_{dtype}"),
-        len(size),
-        address(array),
-        [uint64(v) for v in size],
-        [uint64(v) for v in stride],
+        len(view.shape),
+        view.address,
+        [uint64(v) for v in view.shape[::-1]],
+        [uint64(v) for v in view.strides[-2::-1]],
         *converted,
         [uint32(v) for v in step],
         driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
@@ -220,5 +238,5 @@ def _encode(
         driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
     )
     if status != driver.CUresult.CUDA_SUCCESS:
-        raise ValueError(f"{function} of {array.dtype}{tuple(array.shape)}: {status.name}")
+        raise ValueError(f"{function} of {view.dtype}{view.shape}: {status.name}")
     return np.array([int(v) for v in encoded.opaque], np.uint64)
