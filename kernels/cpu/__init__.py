@@ -6,5 +6,6 @@
 - matrix arithmetic: ``tiles`` (the innermost loops, as LLVM IR), ``assemble`` (from IR to machine
   code), ``vector`` (tiles and addresses in jitted code), ``correlate`` and ``accumulate`` (the
   loops over tiles; ``conv2d.plan`` lays them out);
-- other loops in vector registers: ``exponential``, ``fold`` (sums and extrema), ``pixels``.
+- other loops in vector registers: ``exponential``, ``fold`` (sums and extrema), ``pixels``;
+- ``lanes``: vectors in LLVM's language, for ``tiles``, ``fold`` and ``pixels``.
 """

@@ -16,14 +16,22 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 
+from .lanes import (
+    I32,
+    I64,
+    LINE_BYTES,
+    counted,
+    load_masked,
+    load_vector,
+    prefetch,
+    splat,
+    store_masked,
+    store_vector,
+)
 from .machine import vector_bytes
 from .vector import intrinsic
 
 GROUP = 4  # vectors that are gathered side by side
-_LINE_BYTES = 64
-
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
-_POINTER = ir.IntType(8).as_pointer()
 
 
 class _Pixels:
@@ -41,10 +49,7 @@ class _Pixels:
 
     def vector(self, number: Any) -> Any:
         """Return a vector of one number."""
-        kind = ir.VectorType(number.type, self.lanes)
-        first = self.builder.insert_element(ir.Constant(kind, ir.Undefined), number, _I32(0))
-        zeros = ir.Constant(ir.VectorType(_I32, self.lanes), [0] * self.lanes)
-        return self.builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), zeros)
+        return splat(self.builder, number, self.lanes)
 
     def of(self, number: float) -> Any:
         """Return a vector of one number of the dtype."""
@@ -59,22 +64,21 @@ class _Pixels:
 
         The last vector ends with the last channel, and may begin in the one before it.
         """
-        builder, lanes = self.builder, _I64(self.lanes)
-        group = _I64(GROUP * self.lanes)
+        builder, lanes = self.builder, I64(self.lanes)
+        group = I64(GROUP * self.lanes)
         grouped = builder.sub(channels, builder.urem(channels, group))
-        with cgutils.for_range_slice(builder, _I64(0), grouped, group, _I64) as (c, _):
-            body([builder.add(c, _I64(i * self.lanes)) for i in range(GROUP)])
+        with cgutils.for_range_slice(builder, I64(0), grouped, group, I64) as (c, _):
+            body([builder.add(c, I64(i * self.lanes)) for i in range(GROUP)])
         few = builder.icmp_signed("<", channels, lanes)
         with builder.if_else(few) as (masked, whole):
             with masked:
-                numbers = ir.Constant(ir.VectorType(_I32, self.lanes), list(range(self.lanes)))
-                count = self.vector(builder.trunc(channels, _I32))
-                self.mask = builder.icmp_unsigned("<", numbers, count)
-                body([_I64(0)])
+                count = self.vector(builder.trunc(channels, I32))
+                self.mask = builder.icmp_unsigned("<", counted(I32, self.lanes), count)
+                body([I64(0)])
                 self.mask = None
             with whole:
                 last = builder.sub(channels, lanes)
-                with cgutils.for_range_slice(builder, grouped, channels, lanes, _I64) as (c, _):
+                with cgutils.for_range_slice(builder, grouped, channels, lanes, I64) as (c, _):
                     body([builder.select(builder.icmp_signed(">", c, last), last, c)])
 
     def gather(self, rows: Any, columns: Any, body: Callable[[Any, Any], None]) -> None:
@@ -89,7 +93,7 @@ class _Pixels:
         """Return the number of the first pixel."""
         builder = self.builder
         places = (
-            builder.gep(t, [builder.add(builder.mul(i, _I64(2)), _I64(1))])
+            builder.gep(t, [builder.add(builder.mul(i, I64(2)), I64(1))])
             for t, i, _ in (rows, columns)
         )
         return builder.add(*map(builder.load, places))
@@ -102,44 +106,29 @@ class _Pixels:
     @contextmanager
     def _entries(self, table: Any, first: Any, end: Any) -> Iterator[list[Any]]:
         builder = self.builder
-        with cgutils.for_range_slice(builder, first, end, _I64(1), _I64) as (i, _):
-            place = builder.mul(i, _I64(2))
-            yield [builder.load(builder.gep(table, [builder.add(place, _I64(k))])) for k in (0, 1)]
+        with cgutils.for_range_slice(builder, first, end, I64(1), I64) as (i, _):
+            place = builder.mul(i, I64(2))
+            yield [builder.load(builder.gep(table, [builder.add(place, I64(k))])) for k in (0, 1)]
 
     def load(self, memory: Any, index: Any) -> Any:
         """Load a vector; lanes that do not exist are 0."""
         place, kind, align = self._place(memory, index)
         if self.mask is None:
-            return self.builder.load(self.builder.bitcast(place, kind.as_pointer()), align=align)
-        arguments = [_POINTER, _I32, self.mask.type, kind]
-        function = self._function("load", kind, ir.FunctionType(kind, arguments))
-        zero = ir.Constant(kind, None)
-        pointer = self.builder.bitcast(place, _POINTER)
-        return self.builder.call(function, [pointer, _I32(align), self.mask, zero])
+            return load_vector(self.builder, place, kind, align)
+        return load_masked(self.builder, place, self.mask, ir.Constant(kind, None), align)
 
     def store(self, value: Any, memory: Any, index: Any) -> None:
         """Store a vector, the lanes that exist."""
-        place, kind, align = self._place(memory, index)
+        place, _, align = self._place(memory, index)
         if self.mask is None:
-            place = self.builder.bitcast(place, kind.as_pointer())
-            self.builder.store(value, place, align=align)
-            return
-        arguments = [kind, _POINTER, _I32, self.mask.type]
-        function = self._function("store", kind, ir.FunctionType(ir.VoidType(), arguments))
-        pointer = self.builder.bitcast(place, _POINTER)
-        self.builder.call(function, [value, pointer, _I32(align), self.mask])
+            store_vector(self.builder, value, place, align)
+        else:
+            store_masked(self.builder, value, place, self.mask, align)
 
     def _place(self, memory: Any, index: Any) -> tuple[Any, Any, int]:
         kind = memory.type.pointee
         align = self.context.get_abi_sizeof(kind)
         return self.builder.gep(memory, [index]), ir.VectorType(kind, self.lanes), align
-
-    def _function(self, verb: str, kind: Any, signature: Any) -> Any:
-        element = kind.element
-        letter = {ir.FloatType: "f32", ir.DoubleType: "f64"}.get(type(element))
-        suffix = letter or f"i{element.width}"
-        name = f"llvm.masked.{verb}.v{self.lanes}{suffix}.p0"
-        return cgutils.get_or_insert_function(self.builder.module, signature, name)
 
 
 def runs(first: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -188,13 +177,10 @@ def fetch(pixels, x, first, count):
     image will give: three times the bandwidth.
     """
     builder = pixels.builder
-    step = _I64(_LINE_BYTES // pixels.context.get_abi_sizeof(pixels.kind))
-    kind = ir.FunctionType(ir.VoidType(), [_POINTER, _I32, _I32, _I32])
-    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    step = I64(LINE_BYTES // pixels.context.get_abi_sizeof(pixels.kind))
     end = builder.add(first, count)
-    with cgutils.for_range_slice(builder, first, end, step, _I64) as (i, _):
-        place = builder.bitcast(builder.gep(x, [i], inbounds=False), _POINTER)
-        builder.call(prefetch, [place, _I32(0), _I32(3), _I32(1)])
+    with cgutils.for_range_slice(builder, first, end, step, I64) as (i, _):
+        prefetch(builder, builder.gep(x, [i], inbounds=False))
 
 
 @_intrinsic

@@ -28,12 +28,25 @@ from typing import Any
 
 from llvmlite import ir
 
+from .lanes import (
+    I32,
+    I64,
+    LINE_BYTES,
+    POINTER,
+    VOID,
+    Value,
+    call_intrinsic,
+    counted,
+    load_masked,
+    load_vector,
+    prefetch,
+    splat,
+    store_masked,
+    store_vector,
+    suffix,
+)
 from .machine import cpu_features, vector_bytes, vector_registers
 
-I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
-POINTER = I8.as_pointer()
-VOID = ir.VoidType()
-Value = Any  # of llvmlite.ir, whose own types say None for what its builder returns
 ELEMENTS = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
 
 PARAMETERS = (
@@ -52,7 +65,6 @@ next tile. start, start_row: where the sums begin; a stride of 0 repeats one row
 
 PREFETCH_STEPS = 8  # of packed b: it comes from L2
 ROWS_THAT_HIDE_PREFETCHES = 8  # with fewer, loads and not multiply-adds bound a step
-LINE = 64  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,20 +154,6 @@ class _Emitter:
         self.vector_bytes = tile.lanes * self.itemsize
         self.builder: Any = ir.IRBuilder(function.append_basic_block("entry"))
         self.argument = dict(zip(PARAMETERS, function.args, strict=True))
-        suffix = f"v{tile.lanes}f{8 * self.itemsize}"
-        self.fma = self._intrinsic(f"llvm.fma.{suffix}", self.vector, [self.vector] * 3)
-        mask = ir.VectorType(ir.IntType(1), tile.lanes)
-        pointer = self.vector.as_pointer()
-        self.masked_load = self._intrinsic(
-            f"llvm.masked.load.{suffix}.p0", self.vector, [pointer, I32, mask, self.vector]
-        )
-        self.masked_store = self._intrinsic(
-            f"llvm.masked.store.{suffix}.p0", VOID, [self.vector, pointer, I32, mask]
-        )
-        self.prefetch = self._intrinsic("llvm.prefetch.p0", VOID, [POINTER, I32, I32, I32])
-
-    def _intrinsic(self, name: str, result: Any, arguments: list[Any]) -> ir.Function:
-        return ir.Function(self.function.module, ir.FunctionType(result, arguments), name)
 
     # Addresses
 
@@ -197,21 +195,16 @@ class _Emitter:
 
     # Vectors
 
-    def _load(self, pointer: Value) -> Value:
-        typed = self.builder.bitcast(pointer, self.vector.as_pointer())
-        return self.builder.load(typed, align=self.itemsize)
+    def _load(self, pointer: Value, mask: Value | None = None) -> Value:
+        """Load a vector; lanes that the mask leaves out are 0."""
+        if mask is None:
+            return load_vector(self.builder, pointer, self.vector, self.itemsize)
+        zero = ir.Constant(self.vector, None)
+        return load_masked(self.builder, pointer, mask, zero, self.itemsize)
 
     def _broadcast(self, pointer: Value) -> Value:
         number = self.builder.load(self.builder.bitcast(pointer, self.element.as_pointer()))
-        undefined = ir.Constant(self.vector, ir.Undefined)
-        first = self.builder.insert_element(undefined, number, ir.Constant(I32, 0))
-        return self.builder.shuffle_vector(
-            first, undefined, ir.Constant(ir.VectorType(I32, self.tile.lanes), None)
-        )
-
-    def _prefetch(self, pointer: Value, write: bool) -> None:
-        locality, data = ir.Constant(I32, 3), ir.Constant(I32, 1)
-        self.builder.call(self.prefetch, [pointer, ir.Constant(I32, int(write)), locality, data])
+        return splat(self.builder, number, self.tile.lanes)
 
     # The body
 
@@ -226,8 +219,8 @@ class _Emitter:
         for row in y_rows:
             if self.tile.kind == "columns":
                 row = self._at(row, self.argument["a_half"])
-            for offset in range(0, self.tile.vectors * self.vector_bytes, LINE):
-                self._prefetch(self._at(row, offset), write=True)
+            for offset in range(0, self.tile.vectors * self.vector_bytes, LINE_BYTES):
+                prefetch(builder, self._at(row, offset), write=True)
         sums = self._start()
         self.last_mask = self._masks()[-1] if self.tile.partial else None
         a, b, taps = (self._pointer(name) for name in ("a", "b", "taps"))
@@ -258,7 +251,7 @@ class _Emitter:
         b_phi, now = builder.phi(POINTER), [builder.phi(self.vector) for _ in range(count)]
         a_now, b_now = [self._opaque(phi) for phi in a_phis], self._opaque(b_phi)
         if self.tile.kind == "rows":
-            self._prefetch(next_a, write=False)
+            prefetch(builder, next_a)
         after = self._step(a_now, b_now, now, offsets)
         steps_left = builder.sub(steps, _const(1))
         a_step = self.itemsize if self.tile.kind == "rows" else self.argument["a_step"]
@@ -342,16 +335,9 @@ class _Emitter:
     def _masks(self) -> list[Value]:
         """Return, for each vector, which of its lanes are columns of y."""
         lanes, builder = self.tile.lanes, self.builder
-        numbers = ir.VectorType(I64, lanes)
-        undefined = ir.Constant(numbers, ir.Undefined)
-        first = builder.insert_element(undefined, self.argument["columns"], ir.Constant(I32, 0))
-        columns = builder.shuffle_vector(
-            first, undefined, ir.Constant(ir.VectorType(I32, lanes), None)
-        )
+        columns = splat(builder, self.argument["columns"], lanes)
         return [
-            builder.icmp_unsigned(
-                "<", ir.Constant(numbers, list(range(v * lanes, (v + 1) * lanes))), columns
-            )
+            builder.icmp_unsigned("<", counted(I64, lanes, v * lanes), columns)
             for v in range(self.tile.vectors)
         ]
 
@@ -360,15 +346,8 @@ class _Emitter:
         for row in rows:
             for v in range(self.tile.vectors):
                 pointer = self._at(row, v * self.vector_bytes)
-                loaded.append(
-                    self._load_masked(pointer, masks[v]) if masks else self._load(pointer)
-                )
+                loaded.append(self._load(pointer, masks[v] if masks else None))
         return loaded
-
-    def _load_masked(self, pointer: Value, mask: Value) -> Value:
-        typed = self.builder.bitcast(pointer, self.vector.as_pointer())
-        zero, align = ir.Constant(self.vector, None), ir.Constant(I32, self.itemsize)
-        return self.builder.call(self.masked_load, [typed, align, mask, zero])
 
     def _step(
         self, a: list[Value], b: Value, sums: list[Value], offsets: list[Value | int]
@@ -378,15 +357,15 @@ class _Emitter:
         # A barrier to the scheduler: loads of later steps, moved up, would spill the sums.
         builder.asm(ir.FunctionType(VOID, []), "", "~{memory}", (), True)
         if self.tile.kind == "rows":
-            for v in range(0, self.tile.vectors * self.vector_bytes, LINE):
+            for v in range(0, self.tile.vectors * self.vector_bytes, LINE_BYTES):
                 ahead = PREFETCH_STEPS * self.tile.vectors * self.vector_bytes + v
-                self._prefetch(self._at(b, ahead), write=False)
+                prefetch(builder, self._at(b, ahead))
         elif self.tile.rows >= ROWS_THAT_HIDE_PREFETCHES:
             ahead = builder.shl(self.argument["b_step"], _const(2))
-            for v in range(0, self.tile.vectors * self.vector_bytes, LINE):
-                self._prefetch(self._at(self._at(b, ahead), v), write=False)
+            for v in range(0, self.tile.vectors * self.vector_bytes, LINE_BYTES):
+                prefetch(builder, self._at(self._at(b, ahead), v))
             ahead = builder.shl(self.argument["a_step"], _const(2))
-            self._prefetch(self._at(a[0], ahead), write=False)
+            prefetch(builder, self._at(a[0], ahead))
         vectors = self._load_vectors(b)
         half, after = len(offsets), []
         for m in range(self.tile.rows):
@@ -404,16 +383,17 @@ class _Emitter:
         for v in range(self.tile.vectors):
             pointer = self._at(place, v * self.vector_bytes)
             cut = self.tile.partial and v == self.tile.vectors - 1
-            found.append(self._load_masked(pointer, self.last_mask) if cut else self._load(pointer))
+            found.append(self._load(pointer, self.last_mask if cut else None))
         return found
 
     def _multiply_add(self, a: Value, b: Value, total: Value) -> Value:
         if self.tile.fused:
-            return self.builder.call(self.fma, [a, b, total])
+            name = f"llvm.fma.{suffix(self.vector)}"
+            return call_intrinsic(self.builder, name, self.vector, [a, b, total])
         return self.builder.fadd(total, self.builder.fmul(a, b))
 
     def _store(self, rows: list[Value], results: list[Value]) -> None:
-        builder, align = self.builder, ir.Constant(I32, self.itemsize)
+        builder = self.builder
         whole, part, end = (
             self.function.append_basic_block(name) for name in ("whole", "part", "end")
         )
@@ -423,13 +403,11 @@ class _Emitter:
             masks = self._masks() if block is part else None
             for i, result in enumerate(results):
                 m, v = divmod(i, self.tile.vectors)
-                pointer = builder.bitcast(
-                    self._at(rows[m], v * self.vector_bytes), self.vector.as_pointer()
-                )
+                pointer = self._at(rows[m], v * self.vector_bytes)
                 if masks is None:
-                    builder.store(result, pointer, align=self.itemsize)
+                    store_vector(builder, result, pointer, self.itemsize)
                 else:
-                    builder.call(self.masked_store, [result, pointer, align, masks[v]])
+                    store_masked(builder, result, pointer, masks[v], self.itemsize)
             builder.branch(end)
         builder.position_at_end(end)
         builder.ret_void()

@@ -11,9 +11,9 @@ from numba import extending
 from numba.core import cgutils, types
 from numba.np import numpy_support
 
-from .tiles import I8, I64, PARAMETERS, POINTER, VOID
+from .lanes import I1, I8, I64, POINTER, VOID, call_intrinsic
+from .tiles import PARAMETERS
 
-_BIT = ir.IntType(1)
 carray: Any = numpy_support.carray  # an array over a pointer: see float_pointer
 intrinsic: Any = extending.intrinsic  # callers do not pass the first argument, the typing context
 
@@ -52,10 +52,9 @@ def copy_bytes(typing: Any, to: Any, source: Any, count: Any) -> Any:
     """Copy ``count`` bytes from one address to another (memcpy)."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        kind = ir.FunctionType(VOID, [POINTER, POINTER, I64, _BIT])
-        copy = cgutils.get_or_insert_function(builder.module, kind, "llvm.memcpy.p0.p0.i64")
         pointers = [builder.inttoptr(value, POINTER) for value in values[:2]]
-        builder.call(copy, [*pointers, values[2], _BIT(0)])
+        arguments = [*pointers, values[2], I1(0)]
+        call_intrinsic(builder, "llvm.memcpy.p0.p0.i64", VOID, arguments)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, types.intp), emit
@@ -66,9 +65,8 @@ def zero_bytes(typing: Any, to: Any, count: Any) -> Any:
     """Set ``count`` bytes from an address on to zero."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        kind = ir.FunctionType(VOID, [POINTER, I8, I64, _BIT])
-        fill = cgutils.get_or_insert_function(builder.module, kind, "llvm.memset.p0.i64")
-        builder.call(fill, [builder.inttoptr(values[0], POINTER), I8(0), values[1], _BIT(0)])
+        arguments = [builder.inttoptr(values[0], POINTER), I8(0), values[1], I1(0)]
+        call_intrinsic(builder, "llvm.memset.p0.i64", VOID, arguments)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp), emit
