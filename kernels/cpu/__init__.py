@@ -1,11 +1,31 @@
-"""What the ``on_numba.py`` files share: compiling, threads, memory, vector instructions.
+"""What the ``on_numba.py`` files share, a line a file.
 
-- the machine: ``machine`` (CPU, caches), ``thread_count``, ``memory`` (reused, aligned results);
-- compiling and running: ``jit``, ``cache`` (compiled code on disk), ``pool`` (the threads),
-  ``ufuncs`` (NumPy's, in threads), ``flat`` (any strides as flat memory);
-- matrix arithmetic: ``tiles`` (the innermost loops, as LLVM IR), ``assemble`` (from IR to machine
-  code), ``vector`` (tiles and addresses in jitted code), ``correlate`` and ``accumulate`` (the
-  loops over tiles; ``conv2d.plan`` lays them out);
-- other loops in vector registers: ``exponential``, ``fold`` (sums and extrema), ``pixels``;
-- ``lanes``: vectors in LLVM's language, for ``tiles``, ``fold`` and ``pixels``.
+The machine:
+
+- ``machine``: which CPU it is, its caches, how much of it this process may use;
+- ``thread_count``: how many threads, ``CONVOLT_NUM_THREADS`` and ``set_num_threads``;
+- ``memory``: results, aligned and in memory that is used again.
+
+Compiling and running loops:
+
+- ``jit``: the decorators of jitted functions; ``parallel_jit`` shares a loop among threads;
+- ``pool``: these threads, asleep until a loop has parts to give away;
+- ``ufuncs``: NumPy's ufuncs in threads, for what NumPy does best;
+- ``cache``: compiled code on disk;
+- ``flat``: arrays of any strides as flat memory.
+
+Vector instructions, for what LLVM does not find in a loop by itself:
+
+- ``lanes``: vectors in LLVM's language, from which the next ones are made;
+- ``vector``: what Numba has no words for: addresses, tiles called by address;
+- ``exponential``: exp inside a loop, without a library;
+- ``fold``: sums and extrema of short runs;
+- ``pixels``: gathering whole vectors of channels, for pooling.
+
+Convolution and matrix products, from the outside in:
+
+- ``correlate``: the loops of fprop and dgrad over tiles, which ``conv2d.plan`` lays out;
+- ``accumulate``: those of wgrad, which ``conv2d.plan_wgrad`` lays out;
+- ``tiles``: the innermost loops, register tiles, as LLVM IR;
+- ``assemble``: from that IR to machine code.
 """
