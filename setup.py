@@ -29,6 +29,7 @@ setup(
     package_data={
         "convolt": ["py.typed"],
         "convolt.kernels": ["**/*.cu", "**/*.cuh", "**/*.cpp", "**/*.h"],
+        "convolt.models": ["*.csv"],
     },
     cmdclass={"build_py": BuildPackage},
 )

@@ -23,6 +23,7 @@ from convolt.kernels.emulator.run import run
 
 _ALIGNMENT = 512  # of CuPy's memory pool
 _GPU = 99  # its number: one that has no kernels of a real GPU loaded
+_NAME = b"NVIDIA H100 80GB HBM3"
 _CUDA, _CPU = 2, 1  # DLPack's device types
 _BFLOAT_CODE, _UINT_CODE = 4, 1  # DLPack's type codes
 
@@ -51,6 +52,8 @@ def installed(monkeypatch):
         for name, value in _CUDA_NAMES.items():
             patch.setattr(cupy.cuda, name, value)
         patch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: 1)
+        patch.setattr(cupy.cuda.runtime, "getDeviceProperties", lambda _: {"name": _NAME})
+        patch.setattr(cupy.cuda.runtime, "driverGetVersion", lambda: 13000)
         patch.setattr(cupy.cuda.driver, "funcSetAttribute", lambda *_: None)
         patch.setattr(compiler, "cubin", _cubin)
         allocator = cupy.cuda.get_allocator()
@@ -431,6 +434,7 @@ def _memory_at(address, dtype):
 class _Device:
     id = _GPU
     compute_capability = "90"
+    attributes = {"MultiProcessorCount": 132}  # noqa: RUF012
 
     def __init__(self, device=None):
         pass

@@ -1,0 +1,268 @@
+"""What an algorithm's kernels ask of a GPU to compute a problem, counted; ``cuda/cost.py`` turns
+it into a time.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from ..cuda.cost import Prediction, Work
+from ..cuda.cost import predict as predict_work
+from ..cuda.gpu import Gpu
+from .algorithm import Algorithm, Problem
+
+# Estimates, by what the loops in the sources need for each: instructions of a warp.
+LOAD_INSTRUCTIONS = 25  # to find a pack's place in an image, load it and store it in shared memory
+COPY_INSTRUCTIONS = 12  # the same by cp.async
+DIRECT_INSTRUCTIONS = 10  # of a depthwise loop, for one product and the place of its pixel
+PERSISTENT_INSTRUCTIONS = 10  # of a warpgroup, for one wgmma
+
+WARP_ROWS, WARP_COLUMNS = 64, 32  # of a tile by mma.sync: what a warp multiplies, at most
+
+_ITEMSIZE = {"bfloat16": 2, "float32": 4, "float64": 8}
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """Products of matrices of one size, which a convolution consists of.
+
+    Attributes:
+        count: How many.
+        m: Rows.
+        n: Columns.
+        taps: The depth is so many taps,
+        channels: each of so many channels, or pixels.
+    """
+
+    count: int
+    m: int
+    n: int
+    taps: int
+    channels: int
+
+    @property
+    def depth(self) -> int:
+        """Terms of a sum."""
+        return self.taps * self.channels
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How a family's block multiplies two parts of a tile.
+
+    Attributes:
+        core: What multiplies.
+        shared_bytes: Of shared memory, read and written.
+        instructions: Of warps, issued.
+        exposed: Share of a tile's beginning and end that other tiles on the SM do not hide.
+        by_tap: Whether no step holds channels of two taps.
+    """
+
+    core: str
+    shared_bytes: float
+    instructions: float
+    exposed: float
+    by_tap: bool = False
+
+
+@lru_cache(maxsize=4096)
+def predict(problem: Problem, algorithm: Algorithm, gpu: Gpu) -> Prediction:
+    """Return the time that an algorithm takes on a GPU."""
+    return predict_work(work(problem, algorithm), gpu)
+
+
+def floors_s(problem: Problem, gpu: Gpu) -> tuple[float, float]:
+    """Return the least times on a GPU: to compute, taps on the padding counted; to move arrays.
+
+    The operations are ``size.flops``, at the speed of a library's matrix product; the bytes are
+    ``least_bytes``, at that of a copy.
+    """
+    compute_s = problem.size.flops / gpu.ceiling_flops_s(_operands(problem, "mma"))
+    return compute_s, least_bytes(problem) / gpu.dram_bytes_s
+
+
+@lru_cache(maxsize=4096)
+def least_bytes(problem: Problem) -> int:
+    """Return the bytes of each array, moved once: of an x that is read, the pixels that taps meet.
+
+    Only 1x1 filters with a stride, and the like, leave pixels out.
+    """
+    size, itemsize = problem.size, _ITEMSIZE[problem.dtype]
+    everything = size.bytes(itemsize)
+    if problem.verb == "dgrad":
+        return everything
+    rows = _met(size.h, size.p, size.r, size.stride_h, size.pad_top, size.dilation_h)
+    columns = _met(size.w, size.q, size.s, size.stride_w, size.pad_left, size.dilation_w)
+    return everything - itemsize * size.n * size.c * (size.h * size.w - rows * columns)
+
+
+@lru_cache(maxsize=4096)
+def work(problem: Problem, algorithm: Algorithm) -> Work:
+    """Count what an algorithm asks of a GPU."""
+    if algorithm.family == "depthwise":
+        return _depthwise(problem, algorithm)
+    itemsize = _ITEMSIZE[problem.dtype]
+    tile_m, tile_n, tile_k = algorithm.tile_m, algorithm.tile_n, algorithm.tile_k
+    step = _STEPS[algorithm.family](problem, algorithm)
+    tiles = steps = 0
+    a_bytes = b_bytes = 0
+    for product in products(problem):
+        down, across = -(-product.m // tile_m), -(-product.n // tile_n)
+        made = product.count * down * across * algorithm.splits
+        tiles += made
+        steps += made * -(-_steps(product, tile_k, step.by_tap) // algorithm.splits)
+        a_bytes += itemsize * product.count * product.depth * product.m * across
+        b_bytes += itemsize * product.count * product.depth * product.n * down
+    m, n, _ = problem.gemm
+    return Work(
+        core=step.core,
+        operands=_operands(problem, step.core),
+        tile=(tile_m, tile_n, tile_k),
+        tiles=tiles,
+        steps=steps,
+        shared_bytes=step.shared_bytes,
+        instructions=step.instructions,
+        exposed=step.exposed,
+        l2_bytes=a_bytes + b_bytes,
+        common_bytes=a_bytes * (n > tile_n) + b_bytes * (m > tile_m),
+        dram_bytes=least_bytes(problem),
+        partial_bytes=_partial_bytes(problem, algorithm),
+        launches=1 + (algorithm.splits > 1),
+    )
+
+
+def _depthwise(problem: Problem, algorithm: Algorithm) -> Work:
+    """conv2d_depthwise.cu: direct loops of one step a tap (wgrad: a pixel), through L1."""
+    size, itemsize = problem.size, _ITEMSIZE[problem.dtype]
+    taps, pixels = size.r * size.s, size.n * size.p * size.q
+    if problem.verb == "wgrad":
+        tiles = -(-size.k // algorithm.tile_m) * -(-taps // algorithm.tile_n) * algorithm.splits
+        steps = tiles * -(-pixels // algorithm.splits)
+        l2_bytes = itemsize * pixels * (size.k * -(-taps // algorithm.tile_n) + size.c * taps)
+    else:
+        forward = problem.verb == "fprop"
+        results, channels = (pixels, size.k) if forward else (size.n * size.h * size.w, size.c)
+        down = -(-results // algorithm.tile_m)
+        tiles = down * -(-channels // algorithm.tile_n)
+        steps = tiles * taps * (1 if forward else size.k // size.c)
+        l2_bytes = itemsize * taps * (pixels * (size.c if forward else size.k) + size.k * down)
+    return Work(
+        core="fma",
+        operands=_operands(problem, "fma"),
+        tile=(algorithm.tile_m, algorithm.tile_n, 1),
+        tiles=tiles,
+        steps=steps,
+        shared_bytes=0,
+        instructions=algorithm.tile_m * algorithm.tile_n / 32 * DIRECT_INSTRUCTIONS,
+        exposed=0.5,
+        l2_bytes=l2_bytes,
+        common_bytes=0,
+        dram_bytes=least_bytes(problem),
+        partial_bytes=_partial_bytes(problem, algorithm),
+        launches=1 + (algorithm.splits > 1),
+    )
+
+
+def products(problem: Problem) -> Iterator[Product]:
+    """Yield the products of matrices that a problem is: of a dgrad, one for each stride phase."""
+    size = problem.size
+    groups, taps = size.groups, size.r * size.s
+    group_c, group_k, pixels = size.c // groups, size.k // groups, size.n * size.p * size.q
+    if problem.verb == "fprop":
+        yield Product(groups, pixels, group_k, taps, group_c)
+    elif problem.verb == "wgrad":
+        yield Product(groups, group_k, taps * group_c, 1, pixels)
+    else:
+        vertical = _phases(size.h, size.r, size.stride_h, size.pad_top, size.dilation_h)
+        horizontal = list(_phases(size.w, size.s, size.stride_w, size.pad_left, size.dilation_w))
+        for rows, taps_h in vertical:
+            for columns, taps_w in horizontal:
+                phase = size.n * rows * columns
+                yield Product(groups, phase, group_c, taps_h * taps_w, group_k)
+
+
+def _phases(length: int, taps: int, stride: int, pad: int, dilation: int) -> Iterator[tuple]:
+    """Yield, for each phase of a stride along an axis, its pixels and the taps that meet them."""
+    for first in range(min(stride, length)):
+        met = sum((first + pad - tap * dilation) % stride == 0 for tap in range(taps))
+        yield -(-(length - first) // stride), met
+
+
+def _steps(product: Product, tile_k: int, by_tap: bool) -> int:
+    """Of a tile that is not split."""
+    if by_tap:
+        return product.taps * -(-product.channels // tile_k)
+    return -(-product.depth // tile_k)
+
+
+def _simt(problem: Problem, algorithm: Algorithm) -> Step:
+    """gemm_tile.cuh: a thread sums 4 x 4 results; operands are float or double in shared memory."""
+    m, n, k = algorithm.tile_m, algorithm.tile_n, algorithm.tile_k
+    itemsize = 8 if problem.dtype == "float64" else 4
+    packs = (m + n) * k * itemsize / 16
+    warps = m * n / 16 / 32
+    reads = warps * k * 2 * (4 * 32 * itemsize) / 2  # half the lanes of a warp read what others do
+    writes = (m + n) * k * itemsize
+    products_and_reads = warps * k * (16 + itemsize / 2)
+    loads = packs / 32 * LOAD_INSTRUCTIONS
+    return Step("fma", reads + writes, products_and_reads + loads, exposed=0.5)
+
+
+def _mma(problem: Problem, algorithm: Algorithm) -> Step:
+    """cp.async into shared memory, ldmatrix, mma.sync; two blocks to an SM."""
+    m, n, k = algorithm.tile_m, algorithm.tile_n, algorithm.tile_k
+    itemsize = _ITEMSIZE[problem.dtype]
+    warp_m, warp_n = min(m, WARP_ROWS), min(n, WARP_COLUMNS)
+    warps = m * n / (warp_m * warp_n)
+    reads = warps * (warp_m + warp_n) * k * itemsize
+    writes = (m + n) * k * itemsize
+    products_ = m * n * k * itemsize / (16 * 8 * 32)  # m16n8k16 of 2 bytes, m16n8k8 of 4
+    copies = writes / 16 / 32 * COPY_INSTRUCTIONS
+    return Step("mma", reads + writes, products_ + reads / 512 + copies, exposed=0.5)
+
+
+def _wgmma(problem: Problem, algorithm: Algorithm) -> Step:
+    """TMA into shared memory, which wgmma reads by itself; blocks take tile after tile.
+
+    A warpgroup multiplies 64 rows by all columns; its wgmma reads both from shared memory.
+    """
+    m, n, k = algorithm.tile_m, algorithm.tile_n, algorithm.tile_k
+    itemsize = _ITEMSIZE[problem.dtype]
+    reads = m / 64 * (64 + n) * k * itemsize
+    writes = (m + n) * k * itemsize
+    instructions = 4 * m / 64 * k * itemsize / 32 * PERSISTENT_INSTRUCTIONS
+    ping_pong = n <= 128
+    exposed = 0.25 if ping_pong else 1.0
+    return Step("wgmma", reads + writes, instructions, exposed, by_tap=problem.verb != "wgrad")
+
+
+_STEPS: dict[str, Callable[[Problem, Algorithm], Step]] = {
+    "simt": _simt,
+    "mma": _mma,
+    "wgmma": _wgmma,
+}
+
+
+def _operands(problem: Problem, core: str) -> str:
+    """What a core multiplies: ordinary units turn bfloat16 into float32 first."""
+    if core == "fma":
+        return "float64" if problem.dtype == "float64" else "float32"
+    return problem.dtype if problem.precision == "ieee" else problem.precision
+
+
+def _partial_bytes(problem: Problem, algorithm: Algorithm) -> int:
+    """Bytes that a split sum's parts have together."""
+    if algorithm.splits == 1:
+        return 0
+    size = problem.size
+    shape = {"fprop": size.y_shape, "dgrad": size.x_shape, "wgrad": size.w_shape}[problem.verb]
+    return max(4, _ITEMSIZE[problem.dtype]) * algorithm.splits * math.prod(shape)
+
+
+def _met(length: int, windows: int, taps: int, stride: int, pad: int, dilation: int) -> int:
+    """Places of an axis that a tap of some window meets."""
+    at = np.arange(windows)[:, None] * stride - pad + np.arange(taps) * dilation
+    return len(np.unique(at[(at >= 0) & (at < length)]))
