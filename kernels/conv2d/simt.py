@@ -20,7 +20,7 @@ from .algorithm import Algorithm, Problem
 _FPROP = tiled_kernels(__file__, "conv2d_fprop.cu", "conv2d_fprop_tiled", WIDE, SHORT_N)
 _DGRAD = tiled_kernels(__file__, "conv2d_dgrad.cu", "conv2d_dgrad_tiled", WIDE, SHORT_N)
 _WGRAD = tiled_kernels(__file__, "conv2d_wgrad.cu", "conv2d_wgrad_tiled", WIDE, SHORT_M)
-_WGRAD_SUM = Kernel(
+WGRAD_SUM = Kernel(
     __file__, "conv2d_wgrad.cu", "conv2d_wgrad_sum", block=SUM_BLOCK, STORAGE=FLOAT_TYPES
 )
 
@@ -75,7 +75,7 @@ def wgrad(algorithm, grad_y, x, grad_w, size):
     kernel.launch((blocks, parts), *arrays, size, parts, STORAGE=x.dtype)
     if parts > 1:
         grid = ceil_div(grad_w.size, SUM_BLOCK)
-        _WGRAD_SUM.launch(grid, partial, grad_w, grad_w.size, parts, STORAGE=x.dtype)
+        WGRAD_SUM.launch(grid, partial, grad_w, grad_w.size, parts, STORAGE=x.dtype)
 
 
 def fprop_configuration(algorithm: Algorithm, size) -> tuple[Kernel, int]:
