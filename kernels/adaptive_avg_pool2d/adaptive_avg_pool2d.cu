@@ -54,6 +54,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
 //           the sum has a fixed order and needs no atomics.
 // Traffic   reads = STORAGE_BYTES * n * h * w * c
 //           writes = STORAGE_BYTES * n * h * w * c
+//           dram_reads = STORAGE_BYTES * n * p * q * c
 //           where P divides H, Q divides W and a pixel fills a warp. Pixels of one window find its
 //           grad_y in cache; DRAM moves |x| + |y|.
 // Roofline  1 division and 1 addition a pixel: memory bound.

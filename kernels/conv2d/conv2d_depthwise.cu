@@ -114,6 +114,7 @@ struct Spot {
 //           block has 8 warps, whose filters it shares.
 // Traffic   reads = STORAGE_BYTES * r * s * (n * p * q * c + k * ceil_div(n * p * q, 32))
 //           writes = STORAGE_BYTES * n * p * q * k
+//           dram_reads = STORAGE_BYTES * (n * h * w * c + k * r * s)
 //           less the taps that fall on the padding.
 // Roofline  2 r s operations for two elements moved: bound by memory, by L1 in practice.
 // Limits    one channel to a group.
@@ -169,6 +170,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
 //           has 8 warps, whose filters it shares. Taps that a stride skips cost a comparison.
 // Traffic   reads = STORAGE_BYTES * k * r * s * (n * p * q + ceil_div(n * h * w, 32))
 //           writes = STORAGE_BYTES * n * h * w * c
+//           dram_reads = STORAGE_BYTES * (n * p * q * k + k * r * s)
 //           for one filter to a channel, less the taps that fall on the padding.
 // Roofline  2 r s operations for two elements moved: bound by memory, by L1 in practice.
 // Limits    one channel to a group.
@@ -225,6 +227,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 3)
 //           blockIdx.y.
 // Traffic   reads = STORAGE_BYTES * n * p * q * (k * ceil_div(r * s, 4) + c * r * s)
 //           writes = 32 * splits * k * r * s
+//           dram_reads = STORAGE_BYTES * (n * h * w * c + n * p * q * k)
+//           dram_writes = max(4, STORAGE_BYTES) * splits * k * r * s
 //           less the taps that fall on the padding; a number is written to a sector.
 // Roofline  2 r s operations for two elements moved: bound by memory, by L1 in practice.
 // Limits    one channel to a group. An empty batch gives zeros.

@@ -170,15 +170,21 @@ class Kernel:
             block = (self.block, 1, 1)
             run(read(self.path), variant.defines, variant.signature, blocks, block, shared, packed)
 
-    def traffic(self, grid: Grid, *arguments: Any, **constants: Constant) -> tuple[float, float]:
+    def traffic(
+        self, grid: Grid, *arguments: Any, dram: bool = False, **constants: Constant
+    ) -> tuple[float, float]:
         """Return the bytes that this launch reads and writes, by the kernel's Traffic formulas.
+
+        Args:
+            grid, arguments, constants: As ``launch`` takes them.
+            dram: Count each byte once: what DRAM moves where caches hold the rest.
 
         Raises:
             SourceError: The kernel's comment has no formulas, or wrong ones.
         """
         variant = self._variant(constants)
         packed = pack_arguments(self._name, variant.signature, arguments)
-        return traffic(self.entry_point, packed, variant.defines, self._grid(grid))
+        return traffic(self.entry_point, packed, variant.defines, self._grid(grid), dram=dram)
 
     def _variant(self, constants: dict[str, Constant]) -> _Variant:
         key = tuple(constants.items())

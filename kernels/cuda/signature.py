@@ -335,15 +335,20 @@ def traffic(
     arguments: Sequence[Argument],
     defines: Mapping[str, str],
     grid: tuple[int, int, int],
+    *,
+    dram: bool = False,
 ) -> tuple[float, float]:
     """Bytes that a launch reads and writes, by the formulas in its comment.
 
     Args:
         point: The entry point.
-        arguments: Of the launch: numbers and struct fields are known by their names.
+        arguments: Of the launch: numbers and struct fields are known by their names; of a pointer
+            ``p``, ``has_p`` is 1, or 0 where it is null.
         defines: Of the compilation, BLOCK among them: an integer is known by its name, a type
             gives ``NAME_BYTES``.
         grid: Blocks of the launch; their number is GRID.
+        dram: Count each byte once, what DRAM moves where caches hold the rest: by dram_reads and
+            dram_writes, where the comment has them, which differ from reads and writes.
 
     Raises:
         SourceError: The comment has no formula, or one that is no arithmetic over known names.
@@ -355,10 +360,16 @@ def traffic(
         else:
             names[name] = int(text)
     for argument in arguments:
-        if argument.value is not None and not argument.parameter.pointer:
+        if argument.parameter.pointer:
+            names[f"has_{argument.parameter.name}"] = int(argument.value is not None)
+        elif argument.value is not None:
             _add_names(names, argument.parameter.name, argument.value)
-    reads, writes = (_evaluate(point, which, names) for which in ("reads", "writes"))
-    return reads, writes
+
+    def bytes_of(which: str) -> float:
+        own = f"dram_{which}"
+        return _evaluate(point, own if dram and point.formula(own) else which, names)
+
+    return bytes_of("reads"), bytes_of("writes")
 
 
 def _add_names(names: dict[str, Any], name: str, value: np.ndarray) -> None:

@@ -13,6 +13,8 @@
 // Mapping   one thread for VECTOR channels of one window, tap after tap.
 // Traffic   reads = STORAGE_BYTES * n * p * q * c * r * s
 //           writes = (STORAGE_BYTES + ARGMAX_BYTES) * n * p * q * c
+//           dram_reads = STORAGE_BYTES * n * c * min(h, (p - 1) * stride_h + (r - 1) * dilation_h
+//                        + 1) * min(w, (q - 1) * stride_w + (s - 1) * dilation_w + 1)
 //           where all taps are on the image and a pixel fills a warp: narrower ones share sectors.
 //           Windows that overlap find each other's pixels in cache; DRAM moves |x| + |y| +
 //           |argmax|.
@@ -71,6 +73,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 //           the sum has a fixed order and needs no atomics.
 // Traffic   reads = (STORAGE_BYTES + ARGMAX_BYTES) * n * p * q * c * r * s
 //           writes = STORAGE_BYTES * n * h * w * c
+//           dram_reads = (STORAGE_BYTES + ARGMAX_BYTES) * n * p * q * c
 //           where all taps are on the image and a pixel fills a warp: narrower ones share sectors.
 //           Neighbouring pixels find the same windows in cache; DRAM moves |x| + |y| + |argmax|.
 // Roofline  1 addition a tap: memory bound.

@@ -76,6 +76,8 @@ __device__ __forceinline__ double not_a_number() { return __longlong_as_double(-
 //           and weights, which softmax_cross_entropy_forward_reduce brings together.
 // Traffic   reads = 2 * STORAGE_BYTES * m * c + (32 + LANES) * m
 //           writes = 32 * m + 64 * GRID
+//           dram_reads = STORAGE_BYTES * m * c
+//           dram_writes = 24 * m
 //           without weight; with smoothing logits are read once more. A row is read twice, from
 //           L2 or L1 the second time: from memory STORAGE_BYTES * m * c.
 // Roofline  30 operations in float64 for each logit: arithmetic where float64 is slow.
@@ -121,6 +123,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4) softmax_cross_entropy_for
 // Mapping   as softmax_cross_entropy_forward_classes.
 // Traffic   reads = 4 * STORAGE_BYTES * m * c
 //           writes = 32 * m + 64 * GRID
+//           dram_reads = 2 * STORAGE_BYTES * m * c
+//           dram_writes = 24 * m
 //           without weight; a row is read three times: from memory 2 * STORAGE_BYTES * m * c.
 // Roofline  40 operations in float64 for each logit: arithmetic where float64 is slow.
 // Limits    loss or part may be null.
@@ -219,6 +223,7 @@ __device__ __forceinline__ void write_gradient(const Row& row, double total, dou
 // Mapping   LANES threads a row.
 // Traffic   reads = STORAGE_BYTES * m * c + 4 * LANES * m
 //           writes = STORAGE_BYTES * m * c
+//           dram_reads = STORAGE_BYTES * m * c
 //           for the mean without weight; weight, which stays in L1, is read once a row, and with
 //           smoothing once more.
 // Roofline  25 operations in float64 for each logit: arithmetic where float64 is slow.
@@ -256,6 +261,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4) softmax_cross_entropy_bac
 // Mapping   LANES threads a row.
 // Traffic   reads = 3 * STORAGE_BYTES * m * c + 3 * LANES * m
 //           writes = STORAGE_BYTES * m * c
+//           dram_reads = 2 * STORAGE_BYTES * m * c
 //           for the mean without weight; target twice: from memory 2 * STORAGE_BYTES * m * c.
 // Roofline  30 operations in float64 for each logit: arithmetic where float64 is slow.
 // Limits    grad_loss has one element (stride 0) or one a row (stride 1); a null divisor is 1.
