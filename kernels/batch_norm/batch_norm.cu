@@ -1,4 +1,5 @@
-// Batch normalization of x (M,C), channels fastest: y = (x - mean) * inv_std * weight + bias.
+// Batch normalization of x (M,C), channels fastest: y = (x - mean) * inv_std * weight + bias, to
+// which a residual (M,C) may be added, and of which what is below 0 may become 0 ("relu").
 //
 // Blocks form a grid of slabs and splits. A slab is `columns` packs of VECTOR channels side by
 // side, at most 128 channels; a split is `rows` rows of x. The threads of a block are lines of
@@ -103,6 +104,44 @@ __device__ __forceinline__ TwoReals two_reals(double v) {
   return {high, rest == rest ? static_cast<Real>(rest) : Real(0)};
 }
 
+// What a block knows of the channels of its slab, and this thread's part of it. All threads must
+// take part; bias may be null: zeros.
+struct SharedChannels {
+  TwoReals centers[BLOCK];
+  Real scales[BLOCK], shifts[BLOCK];
+
+  __device__ __forceinline__ void set(int own, const double* mean, const double* inv_std,
+                                      const Real* weight, const Real* bias) {
+    const bool has = own >= 0;
+    centers[threadIdx.x] = two_reals(has && mean ? mean[own] : 0);
+    scales[threadIdx.x] = has ? static_cast<Real>(inv_std[own] * weight[own]) : 0;
+    shifts[threadIdx.x] = has && bias ? bias[own] : 0;
+  }
+};
+
+struct Channels {
+  TwoReals center[VECTOR];
+  Real scale[VECTOR], shift[VECTOR];
+
+  __device__ __forceinline__ Channels(const SharedChannels& shared, int in_slab) {
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i) {
+      center[i] = shared.centers[in_slab + i];
+      scale[i] = shared.scales[in_slab + i];
+      shift[i] = shared.shifts[in_slab + i];
+    }
+  }
+
+  __device__ __forceinline__ Real centered(int i, Storage x) const {
+    return to_real(x) - center[i].high - center[i].low;
+  }
+
+  // The same expression forward and backward, so that both find the same elements positive.
+  __device__ __forceinline__ Real normalized(int i, Storage x) const {
+    return centered(i, x) * scale[i] + shift[i];
+  }
+};
+
 // batch_norm_forward_moments: of each split and channel the mean and the sum of squared deviations
 //                             from it, by sums of x - shift:
 //                             mean = shift + sum(x - shift) / n
@@ -195,50 +234,52 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
   running_var[channel] = static_cast<Real>((1 - share) * running_var[channel] + share * unbiased);
 }
 
-// batch_norm_forward_normalize: y = (x - mean) * (inv_std * weight) + bias
+template <bool RESIDUAL>
+__device__ __forceinline__ void normalize_rows(const Storage* x, const Storage* residual,
+                                               const Channels& channels, bool relu, Storage* y,
+                                               const Walk& at, int c) {
+#pragma unroll 4
+  for (unsigned row = at.row; row < at.end; row += at.step) {
+    const unsigned first = row * c + at.channel;
+    const auto values = load_pack<VECTOR>(x + first);
+    Pack<Storage, VECTOR> added, result;
+    if (RESIDUAL) added = load_pack<VECTOR>(residual + first);
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i) {
+      Real v = channels.normalized(i, values.at[i]);
+      if (RESIDUAL) v += to_real(added.at[i]);
+      result.at[i] = to_storage<Storage>(relu && v < 0 ? Real(0) : v);
+    }
+    store_pack(y + first, result);
+  }
+}
+
+// batch_norm_forward_normalize: y = (x - mean) * (inv_std * weight) + bias + residual, and 0 where
+//                               that is below 0 and relu is set; NaN stays NaN
 //
 // Mapping   slabs x splits, see above.
-// Traffic   reads = STORAGE_BYTES * m * c + (16 + 2 * max(STORAGE_BYTES, 4)) * splits * c
+// Traffic   reads = STORAGE_BYTES * (1 + has_residual) * m * c
+//                   + (16 + 2 * max(STORAGE_BYTES, 4)) * splits * c
 //           writes = STORAGE_BYTES * m * c
 //           with a mean and a bias.
-// Roofline  4 flops an element: memory bound.
-// Limits    m * c < 2^31. mean and bias may be null: zeros.
+// Roofline  6 flops an element: memory bound.
+// Limits    m * c < 2^31. mean, bias and residual may be null: zeros.
 // Source    Ioffe, Szegedy 2015, algorithm 1.
 extern "C" __global__ void __launch_bounds__(BLOCK)
     batch_norm_forward_normalize(const Storage* __restrict__ x, const double* __restrict__ mean,
                                  const double* __restrict__ inv_std,
                                  const Real* __restrict__ weight, const Real* __restrict__ bias,
+                                 const Storage* __restrict__ residual, bool relu,
                                  Storage* __restrict__ y, BatchNormSize size) {
-  __shared__ TwoReals means[BLOCK];
-  __shared__ Real scales[BLOCK], biases[BLOCK];
+  __shared__ SharedChannels shared;
   const Walk at = walk(size);
-  const int own = own_channel(size);
-  const bool has = own >= 0;
-  means[threadIdx.x] = two_reals(has && mean ? mean[own] : 0);
-  scales[threadIdx.x] = has ? static_cast<Real>(inv_std[own] * weight[own]) : 0;
-  biases[threadIdx.x] = has && bias ? bias[own] : 0;
+  shared.set(own_channel(size), mean, inv_std, weight, bias);
   __syncthreads();
-
-  TwoReals center[VECTOR];
-  Real scale[VECTOR], shift[VECTOR];
-#pragma unroll
-  for (int i = 0; i < VECTOR; ++i) {
-    const int channel = at.in_slab + i;
-    center[i] = means[channel];
-    scale[i] = scales[channel];
-    shift[i] = biases[channel];
-  }
-#pragma unroll 4
-  for (unsigned row = at.row; row < at.end; row += at.step) {
-    const auto values = load_pack<VECTOR>(x + row * size.c + at.channel);
-    Pack<Storage, VECTOR> result;
-#pragma unroll
-    for (int i = 0; i < VECTOR; ++i) {
-      const Real centered = to_real(values.at[i]) - center[i].high - center[i].low;
-      result.at[i] = to_storage<Storage>(centered * scale[i] + shift[i]);
-    }
-    store_pack(y + row * size.c + at.channel, result);
-  }
+  const Channels channels(shared, at.in_slab);
+  if (residual)
+    normalize_rows<true>(x, residual, channels, relu, y, at, size.c);
+  else
+    normalize_rows<false>(x, residual, channels, relu, y, at, size.c);
 }
 
 // batch_norm_forward_eval_statistics: mean = running_mean, inv_std = 1 / sqrt(running_var + eps)
@@ -260,45 +301,32 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
   inv_std[channel] = 1 / sqrt(running_var[channel] + eps);
 }
 
-// batch_norm_backward_sums: of each split and channel sum(grad_y) and sum(grad_y * (x - mean)),
-//                           over a few rows in Real, all these in double
-//
-// Mapping   slabs x splits, see above.
-// Traffic   reads = 2 * STORAGE_BYTES * m * c + 8 * splits * c
-//           writes = 16 * splits * c
-// Roofline  5 flops an element: memory bound.
-// Limits    m * c < 2^31.
-// Source    Ioffe, Szegedy 2015, section 3, rearranged as in __init__.py.
-extern "C" __global__ void __launch_bounds__(BLOCK, 2)
-    batch_norm_backward_sums(const Storage* __restrict__ grad_y, const Storage* __restrict__ x,
-                             const double* __restrict__ mean, double* __restrict__ sums,
-                             double* __restrict__ products, BatchNormSize size) {
+// Sums of g and of g * (x - mean) over the rows of a thread: ROWS of them in Real, all in double.
+template <bool FROM_Y>
+__device__ __forceinline__ void sum_rows(const Storage* grad_y, const Storage* x, const Storage* y,
+                                         const Channels& channels, bool relu, Storage* g,
+                                         const Walk& at, int c, double (&sum)[VECTOR],
+                                         double (&product)[VECTOR]) {
   constexpr int ROWS = 4;
-  __shared__ TwoReals means[BLOCK];
-  __shared__ double scratch[VECTOR * BLOCK];
-  const Walk at = walk(size);
-  const int own = own_channel(size);
-  means[threadIdx.x] = two_reals(own >= 0 ? mean[own] : 0);
-  __syncthreads();
-
-  TwoReals center[VECTOR];
-#pragma unroll
-  for (int i = 0; i < VECTOR; ++i) center[i] = means[at.in_slab + i];
-  double sum[VECTOR] = {}, product[VECTOR] = {};
   for (unsigned begin = at.row; begin < at.end; begin += ROWS * at.step) {
     Real few[VECTOR] = {}, few_products[VECTOR] = {};
 #pragma unroll
     for (int j = 0; j < ROWS; ++j) {
-      const unsigned row = begin + j * at.step;
+      const unsigned row = begin + j * at.step, first = row * c + at.channel;
       if (row >= at.end) continue;
-      const auto grads = load_pack<VECTOR>(grad_y + row * size.c + at.channel);
-      const auto values = load_pack<VECTOR>(x + row * size.c + at.channel);
+      auto grads = load_pack<VECTOR>(grad_y + first);
+      const auto values = load_pack<VECTOR>(x + first);
+      Pack<Storage, VECTOR> results;
+      if (FROM_Y) results = load_pack<VECTOR>(y + first);
 #pragma unroll
       for (int i = 0; i < VECTOR; ++i) {
+        const Real result = FROM_Y ? to_real(results.at[i]) : channels.normalized(i, values.at[i]);
+        if (relu && !(result > 0)) grads.at[i] = Storage();
         const Real grad = to_real(grads.at[i]);
         few[i] += grad;
-        few_products[i] += grad * (to_real(values.at[i]) - center[i].high - center[i].low);
+        few_products[i] += grad * channels.centered(i, values.at[i]);
       }
+      if (FROM_Y) store_pack(g + first, grads);
     }
 #pragma unroll
     for (int i = 0; i < VECTOR; ++i) {
@@ -306,6 +334,41 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 2)
       product[i] += few_products[i];
     }
   }
+}
+
+// batch_norm_backward_sums: of each split and channel sum(g) and sum(g * (x - mean)), where
+//                           g = grad_y, or with relu, where forward gave more than 0, else 0
+//
+// What forward gave is read from y, and g is then written, for a residual's gradient and the second
+// pass; without y it is computed again from x, which costs no memory traffic.
+//
+// Mapping   slabs x splits, see above.
+// Traffic   reads = STORAGE_BYTES * (2 + has_y) * m * c
+//                   + (16 + 2 * max(STORAGE_BYTES, 4)) * splits * c
+//           writes = STORAGE_BYTES * has_y * m * c + 16 * splits * c
+//           with a bias.
+// Roofline  9 flops an element: memory bound.
+// Limits    m * c < 2^31. bias may be null: zeros. y and g may be null, both.
+// Source    Ioffe, Szegedy 2015, section 3, rearranged as in __init__.py.
+extern "C" __global__ void __launch_bounds__(BLOCK, 2)
+    batch_norm_backward_sums(const Storage* __restrict__ grad_y, const Storage* __restrict__ x,
+                             const double* __restrict__ mean, const double* __restrict__ inv_std,
+                             const Real* __restrict__ weight, const Real* __restrict__ bias,
+                             const Storage* __restrict__ y, bool relu, Storage* __restrict__ g,
+                             double* __restrict__ sums, double* __restrict__ products,
+                             BatchNormSize size) {
+  __shared__ SharedChannels shared;
+  __shared__ double scratch[VECTOR * BLOCK];
+  const Walk at = walk(size);
+  const int own = own_channel(size);
+  shared.set(own, mean, inv_std, weight, bias);
+  __syncthreads();
+  const Channels channels(shared, at.in_slab);
+  double sum[VECTOR] = {}, product[VECTOR] = {};
+  if (y)
+    sum_rows<true>(grad_y, x, y, channels, relu, g, at, size.c, sum, product);
+  else
+    sum_rows<false>(grad_y, x, y, channels, relu, g, at, size.c, sum, product);
 
   const double own_sum = sum_over_lines(sum, scratch, size.columns);
   const double own_product = sum_over_lines(product, scratch, size.columns);
@@ -341,55 +404,57 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
   grad_weight[channel] = static_cast<Real>(sum_gx_hat);
 }
 
-// batch_norm_backward_gradient: grad_x = weight * inv_std * (grad_y - sum_g / M
-//                                        - (x - mean) * inv_std * sum_gx / M)
+// batch_norm_backward_gradient: grad_x = weight * inv_std * (g - sum_g / M
+//                                        - (x - mean) * inv_std * sum_gx / M), where
+//                               g = grad_y, or with relu, where forward gave more than 0, else 0
 //
 // Mapping   slabs x splits, see above.
-// Traffic   reads = 2 * STORAGE_BYTES * m * c + (32 + max(STORAGE_BYTES, 4)) * splits * c
+// Traffic   reads = 2 * STORAGE_BYTES * m * c + (16 + 16 * has_sum_g
+//                   + 2 * max(STORAGE_BYTES, 4)) * splits * c
 //           writes = STORAGE_BYTES * m * c
-// Roofline  6 flops an element: memory bound.
-// Limits    m * c < 2^31.
+//           with a bias.
+// Roofline  8 flops an element: memory bound.
+// Limits    m * c < 2^31. bias may be null: zeros. sum_g and sum_gx may be null, both: zeros, as
+//           in evaluation.
 // Source    Ioffe, Szegedy 2015, section 3, rearranged as in __init__.py.
 extern "C" __global__ void __launch_bounds__(BLOCK)
     batch_norm_backward_gradient(const Storage* __restrict__ grad_y, const Storage* __restrict__ x,
                                  const double* __restrict__ mean,
                                  const double* __restrict__ inv_std,
-                                 const Real* __restrict__ weight, const double* __restrict__ sum_g,
+                                 const Real* __restrict__ weight, const Real* __restrict__ bias,
+                                 bool relu, const double* __restrict__ sum_g,
                                  const double* __restrict__ sum_gx, Storage* __restrict__ grad_x,
                                  BatchNormSize size) {
-  __shared__ TwoReals means[BLOCK];
-  __shared__ Real scales[BLOCK], offsets[BLOCK], slopes[BLOCK];
+  __shared__ SharedChannels shared;
+  __shared__ Real offsets[BLOCK], slopes[BLOCK];
   const Walk at = walk(size);
   const int own = own_channel(size);
-  const bool has = own >= 0;
-  const double own_inv_std = has ? inv_std[own] : 0;
-  means[threadIdx.x] = two_reals(has ? mean[own] : 0);
-  scales[threadIdx.x] = has ? static_cast<Real>(own_inv_std * weight[own]) : 0;
-  offsets[threadIdx.x] = has ? static_cast<Real>(sum_g[own] / size.m) : 0;
-  slopes[threadIdx.x] = has ? static_cast<Real>(own_inv_std * (sum_gx[own] / size.m)) : 0;
+  const bool summed = own >= 0 && sum_g;
+  shared.set(own, mean, inv_std, weight, bias);
+  offsets[threadIdx.x] = summed ? static_cast<Real>(sum_g[own] / size.m) : 0;
+  slopes[threadIdx.x] = summed ? static_cast<Real>(inv_std[own] * (sum_gx[own] / size.m)) : 0;
   __syncthreads();
 
-  TwoReals center[VECTOR];
-  Real scale[VECTOR], offset[VECTOR], slope[VECTOR];
+  const Channels channels(shared, at.in_slab);
+  Real offset[VECTOR], slope[VECTOR];
 #pragma unroll
   for (int i = 0; i < VECTOR; ++i) {
-    const int channel = at.in_slab + i;
-    center[i] = means[channel];
-    scale[i] = scales[channel];
-    offset[i] = offsets[channel];
-    slope[i] = slopes[channel];
+    offset[i] = offsets[at.in_slab + i];
+    slope[i] = slopes[at.in_slab + i];
   }
 #pragma unroll 2
   for (unsigned row = at.row; row < at.end; row += at.step) {
-    const auto grads = load_pack<VECTOR>(grad_y + row * size.c + at.channel);
-    const auto values = load_pack<VECTOR>(x + row * size.c + at.channel);
+    const unsigned first = row * size.c + at.channel;
+    const auto grads = load_pack<VECTOR>(grad_y + first);
+    const auto values = load_pack<VECTOR>(x + first);
     Pack<Storage, VECTOR> result;
 #pragma unroll
     for (int i = 0; i < VECTOR; ++i) {
-      const Real centered = to_real(values.at[i]) - center[i].high - center[i].low;
-      const Real rest = to_real(grads.at[i]) - offset[i] - centered * slope[i];
-      result.at[i] = to_storage<Storage>(scale[i] * rest);
+      const bool positive = channels.normalized(i, values.at[i]) > 0;
+      const Real grad = relu && !positive ? Real(0) : to_real(grads.at[i]);
+      const Real rest = grad - offset[i] - channels.centered(i, values.at[i]) * slope[i];
+      result.at[i] = to_storage<Storage>(channels.scale[i] * rest);
     }
-    store_pack(grad_x + row * size.c + at.channel, result);
+    store_pack(grad_x + first, result);
   }
 }

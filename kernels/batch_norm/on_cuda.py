@@ -1,6 +1,6 @@
 """batch_norm on CUDA: launches of batch_norm.cu."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -66,52 +66,111 @@ class Slabs:
         return ceil_div(self.c, _CHANNELS)
 
 
-def forward(x, weight, bias, running_mean, running_var, momentum, eps, y, mean, inv_std):
-    size, constants = _cut(x, y)
-    means, squares = (np.empty_like(mean, shape=(size.splits, size.c)) for _ in range(2))
+def moments(x):
+    size, constants = _cut(x)
+    shape = size.splits, size.c
+    means, squares = (np.empty_like(x, dtype=np.float64, shape=shape) for _ in range(2))
     _MOMENTS.launch(size.grid, x, means, squares, size, **constants)
+    return means, squares, size.rows
+
+
+def forward(
+    x,
+    weight,
+    bias,
+    running_mean,
+    running_var,
+    momentum,
+    eps,
+    residual,
+    relu,
+    moments,
+    y,
+    mean,
+    inv_std,
+):
+    size, constants = _cut(x, y, residual)
     _FORWARD_COMBINE.launch(
         size.combine_grid,
-        means,
-        squares,
+        moments.means,
+        moments.squares,
         running_mean,
         running_var,
         momentum.astype(np.float64, copy=False),
         mean,
         inv_std,
         eps,
-        size,
+        replace(size, rows=moments.rows, splits=len(moments.means)),
         STORAGE=x.dtype,
     )
-    _NORMALIZE.launch(size.grid, x, mean, inv_std, weight, bias, y, size, **constants)
+    arrays = x, mean, inv_std, weight, bias, residual, relu, y
+    _NORMALIZE.launch(size.grid, *arrays, size, **constants)
 
 
-def backward(grad_y, x, mean, inv_std, weight, grad_x, grad_weight, grad_bias):
-    sums = _gradients_of_channels(grad_y, x, mean, inv_std, grad_weight, grad_bias)
+def backward(
+    grad_y,
+    x,
+    mean,
+    inv_std,
+    weight,
+    bias,
+    y,
+    relu,
+    grad_x,
+    grad_weight,
+    grad_bias,
+    grad_residual,
+):
+    channels = mean, inv_std, weight, bias
+    sums = _gradients_of_channels(
+        grad_y, x, *channels, y, relu, grad_weight, grad_bias, grad_residual
+    )
+    if grad_residual is not None:
+        grad_y, relu = grad_residual, False  # which has gone through the activation
     size, constants = _cut(grad_y, x, grad_x)
-    _GRADIENT.launch(size.grid, grad_y, x, mean, inv_std, weight, *sums, grad_x, size, **constants)
+    _GRADIENT.launch(size.grid, grad_y, x, *channels, relu, *sums, grad_x, size, **constants)
 
 
-def forward_eval(x, weight, bias, running_mean, running_var, eps, y):
+def forward_eval(x, weight, bias, running_mean, running_var, eps, residual, relu, y):
     mean, inv_std = _running(running_mean, running_var, eps)
-    size, constants = _cut(x, y)
-    _NORMALIZE.launch(size.grid, x, mean, inv_std, weight, bias, y, size, **constants)
+    size, constants = _cut(x, y, residual)
+    arrays = x, mean, inv_std, weight, bias, residual, relu, y
+    _NORMALIZE.launch(size.grid, *arrays, size, **constants)
 
 
 def backward_eval(
-    grad_y, x, weight, running_mean, running_var, eps, grad_x, grad_weight, grad_bias
+    grad_y,
+    x,
+    weight,
+    bias,
+    running_mean,
+    running_var,
+    eps,
+    y,
+    relu,
+    grad_x,
+    grad_weight,
+    grad_bias,
+    grad_residual,
 ):
-    mean, inv_std = _running(running_mean, running_var, eps)
-    _gradients_of_channels(grad_y, x, mean, inv_std, grad_weight, grad_bias)
-    size, constants = _cut(grad_y, grad_x)
-    # grad_x = grad_y * (inv_std * weight): a normalization without mean and bias.
-    _NORMALIZE.launch(size.grid, grad_y, None, inv_std, weight, None, grad_x, size, **constants)
+    channels = *_running(running_mean, running_var, eps), weight, bias
+    _gradients_of_channels(grad_y, x, *channels, y, relu, grad_weight, grad_bias, grad_residual)
+    if grad_residual is not None:
+        grad_y, relu = grad_residual, False
+    if relu:
+        size, constants = _cut(grad_y, x, grad_x)
+        arrays = grad_y, x, *channels, relu, None, None, grad_x
+        _GRADIENT.launch(size.grid, *arrays, size, **constants)
+    else:  # grad_x = grad_y * (inv_std * weight): a normalization without mean and bias
+        size, constants = _cut(grad_y, grad_x)
+        arrays = grad_y, None, channels[1], weight, None, None, False, grad_x
+        _NORMALIZE.launch(size.grid, *arrays, size, **constants)
 
 
 def _cut(*arrays):
-    """Return the slabs of arrays (M, C), and the constants of the kernels that walk over them."""
+    """Return the slabs of arrays (M, C) (Nones skipped), and the constants of their kernels."""
     m, c = arrays[0].shape
-    packed = packable(c, *arrays)
+    packed = packable(c, *(array for array in arrays if array is not None))
     size = Slabs.of(m, c, pack_length(arrays[0], packed))
     return size, {"STORAGE": arrays[0].dtype, "PACKED": packed}
 
@@ -133,11 +192,14 @@ def _running(running_mean, running_var, eps):
     return mean, inv_std
 
 
-def _gradients_of_channels(grad_y, x, mean, inv_std, grad_weight, grad_bias):
-    """Fill grad_weight and grad_bias in; return sum(grad_y) and sum(grad_y * x_hat), float64."""
-    size, constants = _cut(grad_y, x)
+def _gradients_of_channels(
+    grad_y, x, mean, inv_std, weight, bias, y, relu, grad_weight, grad_bias, grad_residual
+):
+    """Fill the last three in; return sum(g) and sum(g * x_hat), float64."""
+    size, constants = _cut(grad_y, x, y, grad_residual)
     sums, products = (np.empty_like(mean, shape=(size.splits, size.c)) for _ in range(2))
-    _SUMS.launch(size.grid, grad_y, x, mean, sums, products, size, **constants)
+    arrays = grad_y, x, mean, inv_std, weight, bias, y, relu, grad_residual, sums, products
+    _SUMS.launch(size.grid, *arrays, size, **constants)
     sum_g, sum_gx = np.empty_like(mean), np.empty_like(mean)
     _BACKWARD_COMBINE.launch(
         size.combine_grid,

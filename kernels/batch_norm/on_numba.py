@@ -21,6 +21,7 @@ from numba import prange
 
 from ..cpu.jit import jit, parallel_jit
 from ..cpu.pixels import fetch
+from .on_numpy import _combined, _follow, _running
 
 VECTOR = 16  # lanes: the widest register holds as many float32
 LEAST_LANES = 64
@@ -31,43 +32,103 @@ AHEAD = np.uint64(1024)  # elements: some microseconds of reading
 SAMPLE = 8  # rows whose mean is taken from all values before they are squared
 
 
-def forward(x, weight, bias, running_mean, running_var, momentum, eps, y, mean, inv_std):
-    m = len(x)
+def moments(x):
+    mean = np.empty(x.shape[1])
     var = _statistics(x, mean)
+    return mean[None], var[None] * len(x), len(x)
+
+
+def forward(
+    x,
+    weight,
+    bias,
+    running_mean,
+    running_var,
+    momentum,
+    eps,
+    residual,
+    relu,
+    moments,
+    y,
+    mean,
+    inv_std,
+):
+    var = _combined(moments, len(x), mean)
     inv_std[...] = 1 / np.sqrt(var + eps)
     _affine(x, mean, inv_std * weight, bias, y)
-    if running_mean is not None:
-        running_mean[...] = (1 - momentum) * running_mean + momentum * mean
-        running_var[...] = (1 - momentum) * running_var + momentum * (var * (m / (m - 1)))
+    _activate(y, residual, relu)
+    _follow(running_mean, running_var, momentum, mean, var, len(x))
 
 
-def backward(grad_y, x, mean, inv_std, weight, grad_x, grad_weight, grad_bias):
+def backward(
+    grad_y,
+    x,
+    mean,
+    inv_std,
+    weight,
+    bias,
+    y,
+    relu,
+    grad_x,
+    grad_weight,
+    grad_bias,
+    grad_residual,
+):
     m = len(x)
-    sum_g, sum_gx = _gradient_sums(grad_y, x, mean, inv_std)
+    g = _through_activation(grad_y, x, mean, inv_std * weight, bias, y, relu, grad_residual)
+    sum_g, sum_gx = _gradient_sums(g, x, mean, inv_std)
     width, block = _lanes(x)
     lanes = _repeated((mean, weight * inv_std, sum_g / m, inv_std * sum_gx / m), width, x.dtype)
-    _gradient_of_x(grad_y.reshape(-1), x.reshape(-1), lanes, block, grad_x.reshape(-1))
+    _gradient_of_x(g.reshape(-1), x.reshape(-1), lanes, block, grad_x.reshape(-1))
     grad_weight[...], grad_bias[...] = sum_gx, sum_g
 
 
-def forward_eval(x, weight, bias, running_mean, running_var, eps, y):
+def forward_eval(x, weight, bias, running_mean, running_var, eps, residual, relu, y):
     mean, inv_std = _running(running_mean, running_var, eps)
     _affine(x, mean, weight * inv_std, bias, y)
+    _activate(y, residual, relu)
 
 
 def backward_eval(
-    grad_y, x, weight, running_mean, running_var, eps, grad_x, grad_weight, grad_bias
+    grad_y,
+    x,
+    weight,
+    bias,
+    running_mean,
+    running_var,
+    eps,
+    y,
+    relu,
+    grad_x,
+    grad_weight,
+    grad_bias,
+    grad_residual,
 ):
     mean, inv_std = _running(running_mean, running_var, eps)
-    sum_g, sum_gx = _gradient_sums(grad_y, x, mean, inv_std)
+    g = _through_activation(grad_y, x, mean, inv_std * weight, bias, y, relu, grad_residual)
+    sum_g, sum_gx = _gradient_sums(g, x, mean, inv_std)
     zeros = np.zeros_like(mean)
-    _affine(grad_y, zeros, weight * inv_std, zeros, grad_x)
+    _affine(g, zeros, weight * inv_std, zeros, grad_x)
     grad_weight[...], grad_bias[...] = sum_gx, sum_g
 
 
-def _running(running_mean, running_var, eps):
-    var = running_var.astype(np.float64)
-    return running_mean.astype(np.float64), 1 / np.sqrt(var + eps)
+def _activate(y, residual, relu):
+    if residual is not None:
+        y += residual
+    if relu:
+        np.maximum(y, 0, out=y)
+
+
+def _through_activation(grad_y, x, mean, scale, bias, y, relu, grad_residual):
+    """Return g, the gradient of what the activation was applied to."""
+    if not relu:
+        return grad_y
+    if y is None:
+        y = np.empty_like(x)
+        _affine(x, mean, scale, bias, y)
+    g = np.empty_like(grad_y) if grad_residual is None else grad_residual
+    np.multiply(grad_y, y > 0, out=g)
+    return g
 
 
 def _lanes(x):

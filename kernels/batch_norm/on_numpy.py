@@ -3,38 +3,109 @@
 import numpy as np
 
 
-def forward(x, weight, bias, running_mean, running_var, momentum, eps, y, mean, inv_std):
-    m = len(x)
-    mean[...] = x.mean(axis=0, dtype=np.float64)
-    var = ((x - mean) ** 2).mean(axis=0)
+def moments(x):
+    mean = x.mean(axis=0, dtype=np.float64)
+    return mean[None], ((x - mean) ** 2).sum(axis=0)[None], len(x)
+
+
+def forward(
+    x,
+    weight,
+    bias,
+    running_mean,
+    running_var,
+    momentum,
+    eps,
+    residual,
+    relu,
+    moments,
+    y,
+    mean,
+    inv_std,
+):
+    var = _combined(moments, len(x), mean)
     inv_std[...] = 1 / np.sqrt(var + eps)
-    y[...] = weight * ((x - mean) * inv_std) + bias
+    y[...] = _activated(weight * ((x - mean) * inv_std) + bias, residual, relu)
+    _follow(running_mean, running_var, momentum, mean, var, len(x))
+
+
+def backward(
+    grad_y,
+    x,
+    mean,
+    inv_std,
+    weight,
+    bias,
+    y,
+    relu,
+    grad_x,
+    grad_weight,
+    grad_bias,
+    grad_residual,
+):
+    m = len(x)
+    x_hat = (x - mean) * inv_std
+    g = _through_activation(grad_y, x_hat, weight, bias, y, relu, grad_residual)
+    sum_g = g.sum(axis=0, dtype=np.float64)
+    sum_gx = (g * x_hat).sum(axis=0)
+    grad_x[...] = weight * inv_std * (g - sum_g / m - x_hat * (sum_gx / m))
+    grad_weight[...], grad_bias[...] = sum_gx, sum_g
+
+
+def forward_eval(x, weight, bias, running_mean, running_var, eps, residual, relu, y):
+    mean, inv_std = _running(running_mean, running_var, eps)
+    y[...] = _activated(weight * ((x - mean) * inv_std) + bias, residual, relu)
+
+
+def backward_eval(
+    grad_y,
+    x,
+    weight,
+    bias,
+    running_mean,
+    running_var,
+    eps,
+    y,
+    relu,
+    grad_x,
+    grad_weight,
+    grad_bias,
+    grad_residual,
+):
+    mean, inv_std = _running(running_mean, running_var, eps)
+    x_hat = (x - mean) * inv_std
+    g = _through_activation(grad_y, x_hat, weight, bias, y, relu, grad_residual)
+    grad_x[...] = weight * inv_std * g
+    grad_weight[...] = (g * x_hat).sum(axis=0)
+    grad_bias[...] = g.sum(axis=0, dtype=np.float64)
+
+
+def _combined(moments, m, mean):
+    """Fill the mean of all rows in, return their biased variance (Chan et al. 1983, eq. 2.1)."""
+    counts = moments.counts(m)[:, None]
+    mean[...] = (counts * moments.means).sum(axis=0) / m
+    return (moments.squares + counts * (moments.means - mean) ** 2).sum(axis=0) / m
+
+
+def _follow(running_mean, running_var, momentum, mean, var, m):
     if running_mean is not None:
         running_mean[...] = (1 - momentum) * running_mean + momentum * mean
         running_var[...] = (1 - momentum) * running_var + momentum * (var * (m / (m - 1)))
 
 
-def backward(grad_y, x, mean, inv_std, weight, grad_x, grad_weight, grad_bias):
-    m = len(x)
-    x_hat = (x - mean) * inv_std
-    sum_g = grad_y.sum(axis=0, dtype=np.float64)
-    sum_gx = (grad_y * x_hat).sum(axis=0)
-    grad_x[...] = weight * inv_std * (grad_y - sum_g / m - x_hat * (sum_gx / m))
-    grad_weight[...], grad_bias[...] = sum_gx, sum_g
+def _activated(y, residual, relu):
+    y = y if residual is None else y + residual
+    return np.maximum(y, 0) if relu else y
 
 
-def forward_eval(x, weight, bias, running_mean, running_var, eps, y):
-    mean, inv_std = _running(running_mean, running_var, eps)
-    y[...] = weight * ((x - mean) * inv_std) + bias
-
-
-def backward_eval(
-    grad_y, x, weight, running_mean, running_var, eps, grad_x, grad_weight, grad_bias
-):
-    mean, inv_std = _running(running_mean, running_var, eps)
-    grad_x[...] = weight * inv_std * grad_y
-    grad_weight[...] = (grad_y * ((x - mean) * inv_std)).sum(axis=0)
-    grad_bias[...] = grad_y.sum(axis=0, dtype=np.float64)
+def _through_activation(grad_y, x_hat, weight, bias, y, relu, grad_residual):
+    """Return g, the gradient of what the activation was applied to, and fill it in if asked."""
+    if not relu:
+        return grad_y
+    g = np.where((weight * x_hat + bias if y is None else y) > 0, grad_y, 0)
+    if grad_residual is not None:
+        grad_residual[...] = g
+    return g
 
 
 def _running(running_mean, running_var, eps):

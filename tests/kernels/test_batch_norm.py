@@ -43,12 +43,16 @@ def run(x, grad_y, weight, bias, running_mean, running_var):
     r = {"running_mean": running_mean.copy(), "running_var": running_var.copy()}
     r["y_eval"] = batch_norm.forward_eval(x, weight, bias, running_mean, running_var, EPS)
     names = ("grad_x_eval", "grad_weight_eval", "grad_bias_eval")
-    gradients = batch_norm.backward_eval(grad_y, x, weight, running_mean, running_var, EPS)
+    *gradients, grad_residual = batch_norm.backward_eval(
+        grad_y, x, weight, running_mean, running_var, EPS
+    )
+    assert grad_residual is grad_y
     r |= dict(zip(names, gradients, strict=True))
     r["y"], r["mean"], r["inv_std"] = batch_norm.forward(
         x, weight, bias, r["running_mean"], r["running_var"], MOMENTUM, EPS
     )
-    gradients = batch_norm.backward(grad_y, x, r["mean"], r["inv_std"], weight)
+    *gradients, grad_residual = batch_norm.backward(grad_y, x, r["mean"], r["inv_std"], weight)
+    assert grad_residual is grad_y
     return r | dict(zip(("grad_x", "grad_weight", "grad_bias"), gradients, strict=True))
 
 
@@ -175,16 +179,125 @@ def test_integers_are_exact_on_every_backend(backend, rng, shape):
     running_mean, running_var = np.full(c, -3, np.float32), np.full(c, 0.25, np.float32)
     axes = tuple(range(len(shape) - 1))
     y = batch_norm.forward_eval(x, weight, bias, running_mean, running_var, 0.0)
-    grad_x, grad_weight, grad_bias = batch_norm.backward_eval(
+    grad_x, grad_weight, grad_bias, _ = batch_norm.backward_eval(
         grad_y, x, weight, running_mean, running_var, 0.0
     )
     _, mean, inv_std = batch_norm.forward(x, weight, bias, None, None, 0.1, EPS)
-    _, _, grad_bias_training = batch_norm.backward(grad_y, x, mean, inv_std, weight)
+    _, _, grad_bias_training, _ = batch_norm.backward(grad_y, x, mean, inv_std, weight)
     np.testing.assert_array_equal(y, weight * (x + 3) * 2 + bias)
     np.testing.assert_array_equal(grad_x, weight * 2 * grad_y)
     np.testing.assert_array_equal(grad_weight, (grad_y * (x + 3) * 2).sum(axis=axes))
     np.testing.assert_array_equal(grad_bias, grad_y.sum(axis=axes))
     np.testing.assert_array_equal(grad_bias_training, grad_y.sum(axis=axes))
+
+
+def fused(x, grad_y, weight, bias, running_mean, running_var, residual, activation):
+    """All results with a residual and an activation, by name."""
+    r = {}
+    more = {"residual": residual, "activation": activation}
+    y, mean, inv_std = batch_norm.forward(x, weight, bias, None, None, 0.1, EPS, **more)
+    r["y"], needed = y, None if residual is None else y
+    gradients = batch_norm.backward(grad_y, x, mean, inv_std, weight, bias, needed, activation)
+    names = ("grad_x", "grad_weight", "grad_bias", "grad_residual")
+    r |= dict(zip(names, gradients, strict=True))
+    statistics = running_mean, running_var, EPS
+    y = batch_norm.forward_eval(x, weight, bias, *statistics, **more)
+    r["y_eval"], needed = y, None if residual is None else y
+    gradients = batch_norm.backward_eval(grad_y, x, weight, *statistics, bias, needed, activation)
+    return r | {f"{n}_eval": g for n, g in zip(names, gradients, strict=True)}
+
+
+FUSED_SHAPES = [(2, 3), (131, 5), (3, 5, 2, 40), (37, 67), (2003, 17), (270, 136)]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16], ids=str)
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("shape", FUSED_SHAPES, ids=str)
+def test_residual_and_activation_in_the_same_pass(
+    backend, rng, nan_results, shape, with_residual, activation, dtype
+):
+    """The results are those of the steps one by one, of which ``by_hand`` does the first."""
+    if dtype == ml_dtypes.bfloat16 and backend != "emulator":
+        pytest.skip("bfloat16 is refused, see below")
+    x, grad_y, *channels = draw(rng, shape, np.float32 if dtype == ml_dtypes.bfloat16 else dtype)
+    residual = rng.standard_normal(shape).astype(x.dtype) if with_residual else None
+    x, grad_y = x.astype(dtype), grad_y.astype(dtype)
+    residual = None if residual is None else residual.astype(dtype)
+    with nan_results(batch_norm):
+        got = fused(x, grad_y, *channels, residual, activation)
+    for s in ("", "_eval"):
+        ref, size = by_hand(x, grad_y, *channels)
+        before = ref["y" + s] + (0 if residual is None else residual.astype(np.float64))
+        magnitude = size["y" + s] + (0 if residual is None else abs(residual.astype(np.float64)))
+        y = np.maximum(before, 0) if activation else before
+        # one rounding more than without: that of the sum with the residual
+        assert_within(got["y" + s], y, magnitude, math.prod(shape[:-1]))
+        positive = np.ones(shape, bool)
+        if activation:
+            assert 0.1 < np.mean(before > 0) < 0.9
+            unsure = np.abs(before) <= 1e-5 * magnitude  # the result's own sign counts there
+            assert np.mean(unsure) < 1e-3
+            positive = np.where(unsure, got["y" + s] > 0, before > 0)
+        g = np.where(positive, grad_y, np.zeros_like(grad_y))
+        ref, size = by_hand(x, g, *channels)
+        length = 1 if dtype != np.float64 else math.prod(shape[:-1])
+        for name in ("grad_x", "grad_weight", "grad_bias"):
+            assert_within(got[name + s], ref[name + s], size[name + s], length)
+        grad_residual = got["grad_residual" + s]
+        if activation is None:
+            assert grad_residual is grad_y
+        elif with_residual:
+            np.testing.assert_array_equal(grad_residual, g)
+        else:
+            assert grad_residual is None
+
+
+def test_the_moments_of_parts_are_those_of_the_whole(backend, rng, nan_results):
+    x, _, weight, bias, mean, var = draw(rng, (131, 5))
+    rows = 50
+    parts = [x[i : i + rows] for i in range(0, len(x), rows)]
+    means = np.stack([part.mean(axis=0) for part in parts])
+    squares = np.stack([part.var(axis=0) * len(part) for part in parts])
+    results = []
+    for moments in (None, batch_norm.moments_of(x), batch_norm.Moments(means, squares, rows)):
+        running = mean.copy(), var.copy()
+        with nan_results(batch_norm):
+            r = batch_norm.forward(x, weight, bias, *running, MOMENTUM, EPS, moments=moments)
+        results.append((*r, *running))
+    for other in results[1:]:
+        for got, expected in zip(other, results[0], strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_integers_after_a_residual_and_relu_are_exact(backend, rng, with_residual):
+    """Sums that are exactly 0 have no gradient, on every backend."""
+    shape = (600, 24)
+    x, grad_y, residual = (rng.integers(-8, 9, shape).astype(np.float32) for _ in range(3))
+    residual = residual if with_residual else None
+    weight, bias = np.full(24, 2, np.float32), rng.integers(-4, 5, 24).astype(np.float32)
+    running_mean, running_var = np.full(24, -3, np.float32), np.full(24, 0.25, np.float32)
+    more = {"residual": residual, "activation": "relu"}
+    y = batch_norm.forward_eval(x, weight, bias, running_mean, running_var, 0.0, **more)
+    before = 4 * (x + 3) + bias + (0 if residual is None else residual)
+    np.testing.assert_array_equal(y, np.maximum(before, 0))
+    assert (before == 0).any()
+    grad_x, _, grad_bias, grad_residual = batch_norm.backward_eval(
+        grad_y,
+        x,
+        weight,
+        running_mean,
+        running_var,
+        0.0,
+        bias,
+        y if with_residual else None,
+        "relu",
+    )
+    g = np.where(before > 0, grad_y, 0)
+    np.testing.assert_array_equal(grad_x, 4 * g)
+    np.testing.assert_array_equal(grad_bias, g.sum(axis=0))
+    np.testing.assert_array_equal(g if grad_residual is None else grad_residual, g)
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (131, 5), (3, 5, 2, 40), (300, 17), (270, 136)])
@@ -322,7 +435,7 @@ def test_nan_and_infinity_stay_in_their_channel_and_are_no_warnings(backend, rng
     x, grad_y, weight, bias, *_ = draw(rng, (50, 3), np.float32)
     x[3, 0], x[4, 1] = np.nan, np.inf
     y, mean, inv_std = batch_norm.forward(x, weight, bias, None, None, 0.1, EPS)
-    grad_x, _, _ = batch_norm.backward(grad_y, x, mean, inv_std, weight)
+    grad_x, *_ = batch_norm.backward(grad_y, x, mean, inv_std, weight)
     for result in (y, grad_x):
         assert np.isnan(result[:, 0]).all()
         assert np.isnan(result[4, 1])
@@ -344,7 +457,7 @@ def test_an_empty_batch_gives_empty_results_and_zero_gradients(backend, shape):
         batch_norm.backward_eval(x, x, weight, mean, var, EPS),
     ):
         assert gradients[0].shape == shape
-        np.testing.assert_array_equal(gradients[1:], np.zeros((2, c)))
+        np.testing.assert_array_equal(gradients[1:3], np.zeros((2, c)))
 
 
 def good():
@@ -374,6 +487,9 @@ FAULTS = {
     "eps": ({"eps": 0.0}, ValueError, "eps must be > 0"),
     "nan_eps": ({"eps": float("nan")}, ValueError, "eps must be > 0"),
     "momentum_shape": ({"momentum": np.ones(3)}, ValueError, "momentum must be one number"),
+    "residual_shape": ({"residual": np.ones((4, 2), np.float32)}, ValueError, "residual has shape"),
+    "residual_dtype": ({"residual": np.ones((4, 3))}, TypeError, "residual has dtype float64"),
+    "activation": ({"activation": "tanh"}, ValueError, "activation must be 'relu' or None"),
     "momentum_dtype": ({"momentum": np.array(1)}, TypeError, "momentum has dtype int64"),
 }
 
@@ -395,9 +511,11 @@ def test_gradients_check_their_input(backend):
         batch_norm.backward(np.ones((4, 2), np.float32), x, statistic, statistic, channel)
     with pytest.raises(TypeError, match="mean has dtype float32, expected float64"):
         batch_norm.backward(x, x, channel, statistic, channel)
+    with pytest.raises(ValueError, match=r"y has shape \(3,\), expected \(4, 3\)"):
+        batch_norm.backward(x, x, statistic, statistic, channel, None, channel, "relu")
     with pytest.raises(ValueError, match="evaluation needs running_mean"):
         batch_norm.backward_eval(x, x, channel, None, channel, EPS)
     with pytest.raises(ValueError, match="evaluation needs running_mean"):
         batch_norm.forward_eval(x, channel, None, channel, None, EPS)
-    _, _, grad_bias = batch_norm.backward(x, x, statistic, statistic, channel)
+    _, _, grad_bias, _ = batch_norm.backward(x, x, statistic, statistic, channel)
     np.testing.assert_array_equal(grad_bias, 4)

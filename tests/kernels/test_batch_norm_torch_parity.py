@@ -39,10 +39,12 @@ def test_batch_norm(backend, rng, shape, training, running, affine):
 
     if training:
         y, *saved = batch_norm.forward(x, weight, bias, mean, var, momentum, eps)
-        grad_x, grad_weight, grad_bias = batch_norm.backward(grad_y, x, *saved, weight)
+        grad_x, grad_weight, grad_bias, _ = batch_norm.backward(grad_y, x, *saved, weight)
     else:
         y = batch_norm.forward_eval(x, weight, bias, mean, var, eps)
-        grad_x, grad_weight, grad_bias = batch_norm.backward_eval(grad_y, x, weight, mean, var, eps)
+        grad_x, grad_weight, grad_bias, _ = batch_norm.backward_eval(
+            grad_y, x, weight, mean, var, eps
+        )
     pairs = [(y, channels_last(t_y)), (grad_x, channels_last(t_x.grad))]
     if affine:
         pairs += [(grad_weight, t_weight.grad.numpy()), (grad_bias, t_bias.grad.numpy())]
