@@ -3,8 +3,9 @@
     x_hat[m,c] = (x[m,c] - mean[c]) * inv_std[c],   inv_std[c] = 1 / sqrt(var[c] + eps)
     y[m,c] = activation(weight[c] * x_hat[m,c] + bias[c] + residual[m,c])
 
-where the activation is max(., 0), "relu", or nothing, and the residual may be missing. In training, mean[c] and var[c] are the mean and the biased variance of the M values of channel
-c, and the running statistics follow them, the variance corrected to the unbiased one:
+where the activation is max(., 0), "relu", or nothing, and the residual may be missing. In
+training, mean[c] and var[c] are the mean and the biased variance of the M values of channel c, and
+the running statistics follow them, the variance corrected to the unbiased one:
 
     running_mean = (1 - momentum) * running_mean + momentum * mean
     running_var  = (1 - momentum) * running_var  + momentum * var * M / (M - 1)
@@ -34,6 +35,7 @@ float32: in 8 bits, small steps would leave them where they are.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -57,8 +59,8 @@ class Moments:
     """What the statistics of x (M, C) are made of, part by part of its rows.
 
     Attributes:
-        means: (parts, C), float64: the mean of each channel.
-        squares: (parts, C), float64: the sum of the squared deviations from this mean.
+        means: (parts, C), float32 or float64: the mean of each channel.
+        squares: (parts, C), the same: the sum of the squared deviations from this mean.
         rows: Of a part; the last one has the rest of the M.
     """
 
@@ -78,9 +80,10 @@ def moments_of(x: Array) -> Moments:
         TypeError: The dtype is not supported.
         ValueError: x has less than 2 axes or is not contiguous.
     """
-    m, c = _check(x, None)
+    m, c = _check(x)
     if not x.size:
-        return Moments(*(np.zeros_like(x, dtype=np.float64, shape=(0, c)) for _ in range(2)), 1)
+        none = np.zeros_like(x, dtype=np.float64, shape=(0, c))
+        return Moments(none, none, 1)
     return Moments(*implementation(__name__, x).moments(x.reshape(m, c)))
 
 
@@ -288,12 +291,10 @@ def backward_eval(
     return grad_x, grad_weight, grad_bias, grad_residual if relu else grad_y
 
 
-def _check(
-    x: Array, images: dict[str, Array | None] | None, **channels: Array | None
-) -> tuple[int, int]:
-    """Check dtypes and shapes, of ``images`` those of x; return (M, C)."""
-    images = images or {}
-    check_floats("batch_norm", x=x, **images)
+def _check(x: Array, alike: dict[str, Any] | None = None, **channels: Any) -> tuple[int, int]:
+    """Check dtypes and shapes, those of arrays ``alike`` against x's; return (M, C)."""
+    alike = alike or {}
+    check_floats("batch_norm", x=x, **alike)
     if not is_bfloat16(x.dtype):
         check_floats("batch_norm", x=x, **channels)
     else:
@@ -309,7 +310,7 @@ def _check(
             f"batch_norm: x must be (..., C) with at least 2 axes, got shape {tuple(x.shape)}"
         )
     check_layout("batch_norm", "x", x, x.shape)
-    for name, array in images.items():
+    for name, array in alike.items():
         check_layout("batch_norm", name, array, x.shape)
     for name, array in channels.items():
         check_layout("batch_norm", name, array, x.shape[-1:])

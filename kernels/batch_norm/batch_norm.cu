@@ -16,6 +16,9 @@
 #ifndef PACKED
 #define PACKED 1
 #endif
+#ifndef MOMENTS  // type of the moments: a convolution's are float
+#define MOMENTS double
+#endif
 
 constexpr int VECTOR = PACKED ? 16 / sizeof(Storage) : 1;
 constexpr int CHANNELS = 8;  // of a block that adds splits up
@@ -201,20 +204,22 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 3)
 //                             running_var += momentum * (var * M / (M - 1) - running_var)
 //
 // Mapping   one block for CHANNELS channels, BLOCK / CHANNELS splits at a time.
-// Traffic   reads = 24 * splits * c + 2 * max(STORAGE_BYTES, 4) * c + 32 * GRID
+// Traffic   reads = 3 * MOMENTS_BYTES * splits * c + 2 * max(STORAGE_BYTES, 4) * c + 32 * GRID
 //           writes = 16 * c + 2 * max(STORAGE_BYTES, 4) * c
 //           with running statistics.
 // Roofline  5 flops a split and channel: bound by latency, a few microseconds.
 // Limits    running_mean and running_var may be null, both, and momentum then too.
 // Source    Chan, Golub, LeVeque 1983, equation 2.1, for many parts at once.
 extern "C" __global__ void __launch_bounds__(BLOCK)
-    batch_norm_forward_combine(const double* __restrict__ means, const double* __restrict__ squares,
-                               Real* __restrict__ running_mean, Real* __restrict__ running_var,
-                               const double* __restrict__ momentum, double* __restrict__ mean,
-                               double* __restrict__ inv_std, double eps, BatchNormSize size) {
+    batch_norm_forward_combine(const MOMENTS* __restrict__ means,
+                               const MOMENTS* __restrict__ squares, Real* __restrict__ running_mean,
+                               Real* __restrict__ running_var, const double* __restrict__ momentum,
+                               double* __restrict__ mean, double* __restrict__ inv_std, double eps,
+                               BatchNormSize size) {
   __shared__ double centers[CHANNELS];
   __shared__ double scratch[BLOCK];
-  const double sum = sum_over_splits(size, scratch, [&](int i, int n) { return n * means[i]; });
+  const double sum = sum_over_splits(
+      size, scratch, [&](int i, int n) { return static_cast<double>(n) * means[i]; });
   if (threadIdx.x < CHANNELS) centers[threadIdx.x] = sum / size.m;
   __syncthreads();
   const double center = centers[threadIdx.x % CHANNELS];

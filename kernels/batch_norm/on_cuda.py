@@ -22,7 +22,7 @@ _MOMENTS = _kernel("batch_norm_forward_moments", PACKED=(False, True))
 _NORMALIZE = _kernel("batch_norm_forward_normalize", PACKED=(False, True))
 _SUMS = _kernel("batch_norm_backward_sums", PACKED=(False, True))
 _GRADIENT = _kernel("batch_norm_backward_gradient", PACKED=(False, True))
-_FORWARD_COMBINE = _kernel("batch_norm_forward_combine")
+_FORWARD_COMBINE = _kernel("batch_norm_forward_combine", MOMENTS=("float32", "float64"))
 _EVAL_STATISTICS = _kernel("batch_norm_forward_eval_statistics")
 _BACKWARD_COMBINE = _kernel("batch_norm_backward_combine")
 
@@ -102,6 +102,7 @@ def forward(
         eps,
         replace(size, rows=moments.rows, splits=len(moments.means)),
         STORAGE=x.dtype,
+        MOMENTS=moments.means.dtype,
     )
     arrays = x, mean, inv_std, weight, bias, residual, relu, y
     _NORMALIZE.launch(size.grid, *arrays, size, **constants)
