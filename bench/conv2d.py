@@ -53,7 +53,7 @@ from .measure import (
     worst_error,
 )
 from .problems import CPU_BATCH, NETWORKS, Problem, problems
-from .roofs import conv2d_floors_s, copy_bytes_s, fma_flops_s
+from .roofs import conv2d_floors_s, copy_bytes_s, fma_flops_s, roofs_line
 
 ALL_CPU = "all-cpu"
 
@@ -215,8 +215,7 @@ def show(report: dict[str, Any]) -> None:
         for row in report["worst"]:
             print(f"  {row['network']} {row['name']} {row['verb']}: {row['ratio']:.2f}")
     if report["fma_gflops"]:
-        copy = f"{report['copy_gigabytes_per_s']:.1f} GB/s"
-        print(f"roofs: multiply-adds {report['fma_gflops']:.0f} GFLOP/s, copy {copy}")
+        print(roofs_line(report))
     print(machine_line(report["machine"]))
 
 

@@ -82,6 +82,12 @@ def fma_flops_s(dtype: str = "float32", repeats: int = REPEATS) -> float:
         return threads() * flops * LOOPS / interleaved([all_threads], repeats)[0]
 
 
+def roofs_line(report: dict[str, Any]) -> str:
+    """Return the roofs in a report as one line under its table."""
+    peak, copy = report["fma_gflops"], report["copy_gigabytes_per_s"]
+    return f"roofs: multiply-adds {peak:.0f} GFLOP/s, copy {copy:.1f} GB/s"
+
+
 def conv2d_floors_s(size: Conv2dSize, dtype: str, peak: float, copy: float) -> tuple[float, float]:
     """Return the least times of one verb of a convolution below these roofs: compute, memory.
 

@@ -41,7 +41,7 @@ from .measure import (
 )
 from .models import CLASSES, resnet20
 from .problems import Problem
-from .roofs import conv2d_floors_s, copy_bytes_s, fma_flops_s
+from .roofs import conv2d_floors_s, copy_bytes_s, fma_flops_s, roofs_line
 from .training_step import step_of
 
 BASE = {
@@ -194,8 +194,7 @@ def show(report: dict[str, Any]) -> None:
                 cells += ["" if power is None else f"{power:.2f}" for power in exponents]
                 table.add_row(of, varied, *cells, f"{row['share_of_roofline']:.0%}")
     print_table(table)
-    copy = f"{report['copy_gigabytes_per_s']:.1f} GB/s"
-    print(f"roofs: multiply-adds {report['fma_gflops']:.0f} GFLOP/s, copy {copy}")
+    print(roofs_line(report))
     print(machine_line(report["machine"]))
 
 
