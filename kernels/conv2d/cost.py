@@ -18,7 +18,11 @@ from .algorithm import Algorithm, Problem
 LOAD_INSTRUCTIONS = 25  # to find a pack's place in an image, load it and store it in shared memory
 COPY_INSTRUCTIONS = 12  # the same by cp.async
 DIRECT_INSTRUCTIONS = 10  # of a depthwise loop, for one product and the place of its pixel
-PERSISTENT_INSTRUCTIONS = 10  # of a warpgroup, for one wgmma
+WGMMA_INSTRUCTIONS = 10  # of each of four warps, for one wgmma: descriptors, waits
+
+# Estimates: how much of a tile's beginning and end the SM's other tiles do not hide.
+RESIDENT_EXPOSED = 0.5  # two blocks or more
+PING_PONG_EXPOSED = 0.25  # two warpgroups that take turns
 
 WARP_ROWS, WARP_COLUMNS = 64, 32  # of a tile by mma.sync: what a warp multiplies, at most
 
@@ -32,40 +36,48 @@ class Product:
     Attributes:
         count: How many.
         m: Rows.
-        n: Columns.
-        taps: The depth is so many taps,
-        channels: each of so many channels, or pixels.
+        n: Columns,
+        taps_n: those of so many taps side by side.
+        depth: Terms of a sum,
+        taps: those of so many taps one after the other.
     """
 
     count: int
     m: int
     n: int
+    taps_n: int
+    depth: int
     taps: int
-    channels: int
-
-    @property
-    def depth(self) -> int:
-        """Terms of a sum."""
-        return self.taps * self.channels
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How a family's block multiplies two parts of a tile.
+    """How a family's block multiplies the parts of two operands that are in shared memory.
 
     Attributes:
         core: What multiplies.
         shared_bytes: Of shared memory, read and written.
         instructions: Of warps, issued.
         exposed: Share of a tile's beginning and end that other tiles on the SM do not hide.
-        by_tap: Whether no step holds channels of two taps.
+        box: Channels of a tap come in whole boxes of so many; 1: one tap's after another's.
+        launch_a_phase: Whether each phase of a dgrad's strides is a launch of its own.
     """
 
     core: str
     shared_bytes: float
     instructions: float
     exposed: float
-    by_tap: bool = False
+    box: int = 1
+    launch_a_phase: bool = False
+
+    def columns(self, product: Product) -> int:
+        """Columns of the product, in whole boxes."""
+        return product.taps_n * _round_up(product.n // product.taps_n, self.box)
+
+    def steps(self, product: Product, tile_k: int) -> int:
+        """Steps along the depth of a tile, if its sum is not split."""
+        taps = max(product.taps, 1)  # a phase without taps has no depth
+        return -(-product.taps * _round_up(product.depth // taps, self.box) // tile_k)
 
 
 @lru_cache(maxsize=4096)
@@ -106,14 +118,13 @@ def work(problem: Problem, algorithm: Algorithm) -> Work:
         return _depthwise(problem, algorithm)
     itemsize = _ITEMSIZE[problem.dtype]
     tile_m, tile_n, tile_k = algorithm.tile_m, algorithm.tile_n, algorithm.tile_k
-    step = _STEPS[algorithm.family](problem, algorithm)
-    tiles = steps = 0
-    a_bytes = b_bytes = 0
+    step = STEPS[algorithm.family](problem, algorithm)
+    tiles: list[int] = []
+    steps = a_bytes = b_bytes = 0
     for product in products(problem):
-        down, across = -(-product.m // tile_m), -(-product.n // tile_n)
-        made = product.count * down * across * algorithm.splits
-        tiles += made
-        steps += made * -(-_steps(product, tile_k, step.by_tap) // algorithm.splits)
+        down, across = -(-product.m // tile_m), -(-step.columns(product) // tile_n)
+        tiles.append(product.count * down * across * algorithm.splits)
+        steps += tiles[-1] * -(-step.steps(product, tile_k) // algorithm.splits)
         a_bytes += itemsize * product.count * product.depth * product.m * across
         b_bytes += itemsize * product.count * product.depth * product.n * down
     m, n, _ = problem.gemm
@@ -121,7 +132,7 @@ def work(problem: Problem, algorithm: Algorithm) -> Work:
         core=step.core,
         operands=_operands(problem, step.core),
         tile=(tile_m, tile_n, tile_k),
-        tiles=tiles,
+        tiles=tuple(tiles) if step.launch_a_phase else (sum(tiles),),
         steps=steps,
         shared_bytes=step.shared_bytes,
         instructions=step.instructions,
@@ -130,7 +141,6 @@ def work(problem: Problem, algorithm: Algorithm) -> Work:
         common_bytes=a_bytes * (n > tile_n) + b_bytes * (m > tile_m),
         dram_bytes=least_bytes(problem),
         partial_bytes=_partial_bytes(problem, algorithm),
-        launches=1 + (algorithm.splits > 1),
     )
 
 
@@ -153,16 +163,15 @@ def _depthwise(problem: Problem, algorithm: Algorithm) -> Work:
         core="fma",
         operands=_operands(problem, "fma"),
         tile=(algorithm.tile_m, algorithm.tile_n, 1),
-        tiles=tiles,
+        tiles=(tiles,),
         steps=steps,
         shared_bytes=0,
         instructions=algorithm.tile_m * algorithm.tile_n / 32 * DIRECT_INSTRUCTIONS,
-        exposed=0.5,
+        exposed=RESIDENT_EXPOSED,
         l2_bytes=l2_bytes,
         common_bytes=0,
         dram_bytes=least_bytes(problem),
         partial_bytes=_partial_bytes(problem, algorithm),
-        launches=1 + (algorithm.splits > 1),
     )
 
 
@@ -172,16 +181,16 @@ def products(problem: Problem) -> Iterator[Product]:
     groups, taps = size.groups, size.r * size.s
     group_c, group_k, pixels = size.c // groups, size.k // groups, size.n * size.p * size.q
     if problem.verb == "fprop":
-        yield Product(groups, pixels, group_k, taps, group_c)
+        yield Product(groups, pixels, group_k, 1, taps * group_c, taps)
     elif problem.verb == "wgrad":
-        yield Product(groups, group_k, taps * group_c, 1, pixels)
+        yield Product(groups, group_k, taps * group_c, taps, pixels, 1)
     else:
         vertical = _phases(size.h, size.r, size.stride_h, size.pad_top, size.dilation_h)
         horizontal = list(_phases(size.w, size.s, size.stride_w, size.pad_left, size.dilation_w))
         for rows, taps_h in vertical:
             for columns, taps_w in horizontal:
-                phase = size.n * rows * columns
-                yield Product(groups, phase, group_c, taps_h * taps_w, group_k)
+                taps = taps_h * taps_w
+                yield Product(groups, size.n * rows * columns, group_c, 1, taps * group_k, taps)
 
 
 def _phases(length: int, taps: int, stride: int, pad: int, dilation: int) -> Iterator[tuple]:
@@ -189,13 +198,6 @@ def _phases(length: int, taps: int, stride: int, pad: int, dilation: int) -> Ite
     for first in range(min(stride, length)):
         met = sum((first + pad - tap * dilation) % stride == 0 for tap in range(taps))
         yield -(-(length - first) // stride), met
-
-
-def _steps(product: Product, tile_k: int, by_tap: bool) -> int:
-    """Of a tile that is not split."""
-    if by_tap:
-        return product.taps * -(-product.channels // tile_k)
-    return -(-product.depth // tile_k)
 
 
 def _simt(problem: Problem, algorithm: Algorithm) -> Step:
@@ -208,11 +210,11 @@ def _simt(problem: Problem, algorithm: Algorithm) -> Step:
     writes = (m + n) * k * itemsize
     products_and_reads = warps * k * (16 + itemsize / 2)
     loads = packs / 32 * LOAD_INSTRUCTIONS
-    return Step("fma", reads + writes, products_and_reads + loads, exposed=0.5)
+    return Step("fma", reads + writes, products_and_reads + loads, exposed=RESIDENT_EXPOSED)
 
 
 def _mma(problem: Problem, algorithm: Algorithm) -> Step:
-    """cp.async into shared memory, ldmatrix, mma.sync; two blocks to an SM."""
+    """cp.async into shared memory, ldmatrix, mma.sync; two blocks or more to an SM."""
     m, n, k = algorithm.tile_m, algorithm.tile_n, algorithm.tile_k
     itemsize = _ITEMSIZE[problem.dtype]
     warp_m, warp_n = min(m, WARP_ROWS), min(n, WARP_COLUMNS)
@@ -221,25 +223,31 @@ def _mma(problem: Problem, algorithm: Algorithm) -> Step:
     writes = (m + n) * k * itemsize
     products_ = m * n * k * itemsize / (16 * 8 * 32)  # m16n8k16 of 2 bytes, m16n8k8 of 4
     copies = writes / 16 / 32 * COPY_INSTRUCTIONS
-    return Step("mma", reads + writes, products_ + reads / 512 + copies, exposed=0.5)
+    return Step("mma", reads + writes, products_ + reads / 512 + copies, exposed=RESIDENT_EXPOSED)
 
 
 def _wgmma(problem: Problem, algorithm: Algorithm) -> Step:
     """TMA into shared memory, which wgmma reads by itself; blocks take tile after tile.
 
-    A warpgroup multiplies 64 rows by all columns; its wgmma reads both from shared memory.
+    A warpgroup multiplies 64 rows by all columns of a tile. Where two warpgroups have a tile each,
+    as registers allow up to 128 x 128 results, one multiplies while the other stores.
     """
     m, n, k = algorithm.tile_m, algorithm.tile_n, algorithm.tile_k
     itemsize = _ITEMSIZE[problem.dtype]
     reads = m / 64 * (64 + n) * k * itemsize
     writes = (m + n) * k * itemsize
-    instructions = 4 * m / 64 * k * itemsize / 32 * PERSISTENT_INSTRUCTIONS
-    ping_pong = n <= 128
-    exposed = 0.25 if ping_pong else 1.0
-    return Step("wgmma", reads + writes, instructions, exposed, by_tap=problem.verb != "wgrad")
+    warps_products = 4 * m / 64 * k * itemsize / 32
+    return Step(
+        core="wgmma",
+        shared_bytes=reads + writes,
+        instructions=warps_products * WGMMA_INSTRUCTIONS,
+        exposed=PING_PONG_EXPOSED if m * n <= 128 * 128 else 1.0,
+        box=k,
+        launch_a_phase=True,
+    )
 
 
-_STEPS: dict[str, Callable[[Problem, Algorithm], Step]] = {
+STEPS: dict[str, Callable[[Problem, Algorithm], Step]] = {
     "simt": _simt,
     "mma": _mma,
     "wgmma": _wgmma,
@@ -251,6 +259,10 @@ def _operands(problem: Problem, core: str) -> str:
     if core == "fma":
         return "float64" if problem.dtype == "float64" else "float32"
     return problem.dtype if problem.precision == "ieee" else problem.precision
+
+
+def _round_up(n: int, unit: int) -> int:
+    return -(-n // unit) * unit
 
 
 def _partial_bytes(problem: Problem, algorithm: Algorithm) -> int:

@@ -40,8 +40,8 @@ class Work:
         core: What multiplies: ``"fma"``, ``"mma"`` or ``"wgmma"``.
         operands: What is multiplied: ``"float32"``, ``"float64"``, ``"tf32"`` or ``"bfloat16"``.
         tile: Rows and columns of a tile, and the depth of a step.
-        tiles: That are made, the padding of the result up to whole tiles and all parts of a split
-            sum included.
+        tiles: Made by each launch, the padding of the result up to whole tiles and all parts of a
+            split sum included.
         steps: Of all tiles together.
         shared_bytes: Of shared memory, read and written in a step.
         instructions: Of warps, issued in a step.
@@ -49,14 +49,13 @@ class Work:
         l2_bytes: Of operands, asked for by all tiles; L1 is taken to hold none of them.
         common_bytes: Of these, what several SMs ask for at the same time.
         dram_bytes: Moved to and from DRAM, parts of a split sum not included.
-        partial_bytes: Written as parts of a split sum, and then read to be added.
-        launches: Of kernels.
+        partial_bytes: Written as parts of a split sum, and then read by a launch that adds them.
     """
 
     core: str
     operands: str
     tile: tuple[int, int, int]
-    tiles: int
+    tiles: tuple[int, ...]
     steps: int
     shared_bytes: float
     instructions: float
@@ -65,7 +64,6 @@ class Work:
     common_bytes: float
     dram_bytes: float
     partial_bytes: float = 0.0
-    launches: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,8 +118,9 @@ def predict(work: Work, gpu: Gpu) -> Prediction:
     mma = 2.0 * m * n * k * work.steps / gpu.core_flops_s(work.core, work.operands)
     shared = work.steps * work.shared_bytes / gpu.shared_bytes_cycle / cycles_s
     issue = work.steps * work.instructions / ISSUED_CYCLE / cycles_s
-    fill = work.tiles * work.exposed * FILL_CYCLES / cycles_s
-    epilogue = work.tiles * work.exposed * EPILOGUE_CYCLES * m * n / cycles_s
+    tiles = sum(work.tiles)
+    fill = tiles * work.exposed * FILL_CYCLES / cycles_s
+    epilogue = tiles * work.exposed * EPILOGUE_CYCLES * m * n / cycles_s
     private_bytes = work.l2_bytes - work.common_bytes
     dram_bytes_s = DRAM_EFFICIENCY * gpu.dram_bytes_s
     stays_in_l2 = work.partial_bytes <= gpu.l2_bytes / 2
@@ -136,13 +135,14 @@ def predict(work: Work, gpu: Gpu) -> Prediction:
         l2=(private_bytes + work.common_bytes / SHARING) / gpu.l2_bytes_s,
         dram=(work.dram_bytes + spilled_bytes) / dram_bytes_s,
         sums=work.partial_bytes / (gpu.l2_bytes_s if stays_in_l2 else dram_bytes_s),
-        launch=work.launches * LAUNCH_S,
+        launch=(len(work.tiles) + bool(work.partial_bytes)) * LAUNCH_S,
     )
 
 
-def _idle(tiles: int, sms: int) -> float:
-    """The SMs' time beside that in which each has a tile, relative to the latter."""
-    return -(-tiles // sms) * sms / tiles - 1 if tiles else 0.0
+def _idle(tiles: tuple[int, ...], sms: int) -> float:
+    """The SMs' time without a tile while others have one, relative to that with one."""
+    idle = sum(-made % sms for made in tiles)
+    return idle / sum(tiles) if idle else 0.0
 
 
 def _level(a: float, b: float) -> float:

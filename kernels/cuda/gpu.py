@@ -205,8 +205,9 @@ def like(full_name: str, capability: int, sms: int, driver: int) -> Gpu:
     for gpu in GPUS.values():
         if {*gpu.name.split("-")} <= {*words} and (gpu.capability, gpu.sms) == (capability, sms):
             return replace(gpu, driver=driver)
-    older = [gpu for gpu in GPUS.values() if gpu.capability <= capability] or [*GPUS.values()]
-    nearest = max(older, key=lambda gpu: gpu.capability)
+    newest_first = sorted(GPUS.values(), key=lambda gpu: -gpu.capability)
+    older = (gpu for gpu in newest_first if gpu.capability <= capability)
+    nearest = next(older, newest_first[-1])
     name = "-".join(word for word in words if word != "nvidia")
     return replace(nearest, name=name, capability=capability, sms=sms, driver=driver)
 
