@@ -17,6 +17,7 @@ void run_task(Worker* w, Task& task, bool of_lane) {
   w->silent = true;
   w->issued = &task.place;
   w->of_lane = of_lane;
+  w->last_sector = 0;
   task.run(task.data);
   w->issued = nullptr;
   task.run = nullptr;

@@ -82,7 +82,7 @@ void flush_traffic(Worker* w, unsigned warp) {
 }
 
 // A model's accesses that a lane makes for itself are requests like others. Those of TMA and wgmma
-// come in units of 16 bytes, and are no bank conflicts.
+// come in units of 16 bytes, and are no bank conflicts; a box asks once for the sector of two units.
 void count_by_model(Worker* w, bool shared, uintptr_t address, size_t bytes, bool write,
                     const void* instruction) {
   if (!w->issued || w->of_lane) return count_access(w, shared, address, bytes, write, instruction);
@@ -91,7 +91,9 @@ void count_by_model(Worker* w, bool shared, uintptr_t address, size_t bytes, boo
     (write ? c.shared_write_bytes : c.shared_read_bytes) += bytes;
     return;
   }
-  const uint64_t sectors = (address + bytes - 1) / 32 - address / 32 + 1;
+  const uintptr_t first = address / 32, last = (address + bytes - 1) / 32;
+  const uint64_t sectors = last - first + (first != w->last_sector);
+  w->last_sector = last;
   (write ? c.global_write_bytes : c.global_read_bytes) += bytes;
   (write ? c.global_write_sectors : c.global_read_sectors) += sectors;
 }

@@ -186,6 +186,7 @@ struct Worker {
   std::vector<Traffic> traffic;
   const Place* issued = nullptr;  // where the kernel issued the task that runs
   bool of_lane = false;           // that task is a copy by a single lane
+  uintptr_t last_sector = 0;      // of global memory, that the task asked for
   bool silent = false;            // a model runs: its plain accesses are no kernel's
 
   Counters counters{};

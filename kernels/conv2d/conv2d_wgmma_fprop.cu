@@ -1,0 +1,27 @@
+// Forward convolution by wgmma; conv2d_wgmma.cuh has the index maps.
+#include "conv2d_wgmma.cuh"
+
+// y[n,p,q,k] = bias[k] + sum over r,s,c of
+//              x[n, p*stride_h + r*dilation_h - pad_top, q*stride_w + s*dilation_w - pad_left, c]
+//              * w[k,r,s,c]
+//
+// Mapping   a product of pixels x (r, s, c) windows with filters x (r, s, c). A block has TILE_M x
+//           TILE_N of it at a time and goes on GRID tiles further; neighbouring blocks have the
+//           same pixels and other filters, so that x leaves DRAM once.
+// Traffic   reads = 2 * taps * depth * (gemm_m * tiles_n + gemm_n * tiles_m)
+//           writes = 2 * gemm_m * gemm_n
+//           less the taps that fall on the padding.
+// Roofline  size.flops / size.bytes.
+// Limits    sm_90a. One group; channels in multiples of 8; what TMA's im2col mode reaches.
+// Source    NVIDIA, PTX ISA, "im2col mode" and "wgmma"; Chetlur et al. 2014 (cuDNN), section 3.
+extern "C" __global__ void __launch_bounds__(BLOCK, 1)
+    conv2d_fprop_wgmma(const __grid_constant__ TensorMap map_x,
+                       const __grid_constant__ TensorMap map_w,
+                       const __grid_constant__ TensorMap map_y, const bfloat16* __restrict__ bias,
+                       bfloat16* __restrict__ y, const __grid_constant__ PixelProduct size) {
+  EXTERN_SHARED(unsigned char, start);
+  __shared__ Barriers barriers;
+  unsigned char* const memory = align_shared<1024>(start);
+  run<false, false>(PixelTiles<false>(size, &map_x, &map_w, &map_y, bias, y, memory),
+                    Ring(memory, barriers));
+}

@@ -1,0 +1,371 @@
+"""Convolutions of bfloat16 on Hopper's tensor cores: wgmma, operands brought by TMA.
+
+conv2d_wgmma.cuh has the index maps, cuda/wgmma_pipeline.cuh the main loop.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ..cuda import tensor_map
+from ..cuda.gemm import Tile
+from ..cuda.gpu import Gpu, gpu_of
+from ..cuda.launch import Kernel, ceil_div
+from ..cuda.tensor_map import TensorMap
+from . import Conv2dSize
+from .algorithm import Algorithm, Problem
+from .phases import Phase, dgrad_phases, fprop_phases
+from .simt import add_parts, parts_of
+
+_BOX = 64  # rows, and channels, of the boxes that operands consist of; depth of a stage
+_BOX_BYTES = 2 * _BOX * _BOX
+_ALIGNMENT = 1024  # of a box in shared memory
+_CHANNELS = 8  # are 16 bytes, in which TMA counts
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a block computes tiles.
+
+    Attributes:
+        stages: Of the ring in shared memory.
+        ping_pong: Whether its two warpgroups take turns at whole tiles, or halve each tile.
+        staged: Whether results go through shared memory.
+    """
+
+    stages: int
+    ping_pong: bool
+    staged: bool
+
+    def shared_bytes(self, tile: Tile) -> int:
+        """Dynamic shared memory of a block."""
+        m, n = tile
+        stage = (m + n) // _BOX * _BOX_BYTES
+        results = 2 * m * n * (2 if self.ping_pong else 1) if self.staged else 0
+        return self.stages * stage + results + _ALIGNMENT - 16
+
+
+# Ping-pong multiplies one tile while the one before is stored; the larger tiles ask less of shared
+# memory and L2.
+_PIXEL_TILES = {
+    (128, 128): Plan(4, ping_pong=True, staged=True),
+    (128, 64): Plan(6, ping_pong=True, staged=True),
+    (128, 256): Plan(3, ping_pong=False, staged=True),
+    (256, 128): Plan(3, ping_pong=False, staged=True),
+}
+_FILTER_TILES = {
+    (128, 128): Plan(6, ping_pong=True, staged=False),
+    (64, 256): Plan(5, ping_pong=True, staged=False),
+    (128, 256): Plan(4, ping_pong=False, staged=False),
+}
+
+
+def _kernels(verb: str, tiles: dict[Tile, Plan]) -> dict[Tile, Kernel]:
+    return {
+        tile: Kernel(
+            *(__file__, f"conv2d_wgmma_{verb}.cu", f"conv2d_{verb}_wgmma"),
+            block=384,
+            shared_bytes=plan.shared_bytes(tile),
+            STORAGE="bfloat16",
+            TILE_M=tile[0],
+            TILE_N=tile[1],
+            STAGES=plan.stages,
+            PING_PONG=plan.ping_pong,
+        )
+        for tile, plan in tiles.items()
+    }
+
+
+_FPROP = _kernels("fprop", _PIXEL_TILES)
+_DGRAD = _kernels("dgrad", _PIXEL_TILES)
+_WGRAD = _kernels("wgrad", _FILTER_TILES)
+
+
+def runs_on(gpu: Gpu) -> bool:
+    """Whether a GPU has what these kernels need: Hopper alone does."""
+    return gpu.capability == 90
+
+
+def algorithms(problem: Problem) -> tuple[Algorithm, ...]:
+    """Return the algorithms for a problem, if TMA can bring its operands."""
+    size = problem.size
+    if problem.dtype != "bfloat16" or not problem.aligned or not _fits(problem.verb, size):
+        return ()
+    if problem.verb != "wgrad":
+        return tuple(Algorithm("wgmma", *tile, _BOX) for tile in _PIXEL_TILES)
+    return tuple(Algorithm("wgmma", *tile, _BOX, splits(tile, size)) for tile in _FILTER_TILES)
+
+
+def _fits(verb: str, size: Conv2dSize) -> bool:
+    """Whether sizes are within TMA's limits."""
+    if size.groups > 1 or size.c % _CHANNELS or size.k % _CHANNELS or 0 in size.x_shape:
+        return False
+    if max(size.stride_h, size.stride_w) > 8:
+        return False
+    rows, columns = (_dgrad_axes if verb == "dgrad" else _fprop_axes)(size)
+    return all(axis.within_reach for axis in (*rows, *columns))
+
+
+_MULTIPROCESSORS = 132  # of an H100, for whose sake sums are split
+_PRODUCTS_CYCLE = 2048  # multiply-adds, of a multiprocessor
+_BYTES_CYCLE = 1750  # to and from DRAM, of the GPU
+_TILE_CYCLES = 1500  # until the first products begin, and to store the results
+_LEAST_STEPS = 8  # of a part
+
+
+def splits(tile: Tile, size: Conv2dSize) -> int:
+    """Return the number of parts that the sums of a wgrad are cut into: those least time takes.
+
+    By a rough count of cycles of an H100: so it is a function of the size.
+    """
+    tiles = ceil_div(size.k, tile[0]) * ceil_div(_boxes(size), tile[1] // _BOX)
+    steps = ceil_div(size.n * size.p * size.q, _BOX)
+    results = size.k * size.r * size.s * size.c
+
+    def cycles(parts: int) -> float:
+        rounds = ceil_div(tiles * parts, _MULTIPROCESSORS)
+        products = ceil_div(steps, parts) * tile[0] * tile[1] * _BOX / _PRODUCTS_CYCLE
+        sums = 8 * results * parts / _BYTES_CYCLE if parts > 1 else 0  # written and read
+        return rounds * (products + _TILE_CYCLES) + sums
+
+    most = max(1, min(steps // _LEAST_STEPS, 4 * _MULTIPROCESSORS // tiles))
+    return min(range(1, most + 1), key=cycles)
+
+
+# ---- Index maps: the structs of conv2d_wgmma.cuh -------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WindowAxis:
+    """One axis of an index map; see the struct.
+
+    Attributes:
+        operand: Pixels of the operand along the axis.
+    """
+
+    count: int
+    walk: int
+    lower: int
+    taps: int
+    reach: int
+    first_tap: int
+    tap_step: int
+    first: int
+    step: int
+    length: int
+    operand: int
+
+    @classmethod
+    def of(cls, phase: Phase, length: int, operand: int) -> "WindowAxis":
+        """Describe a phase of a result of ``length`` pixels."""
+        taps, offsets = phase.taps[0], phase.offsets
+        return cls(
+            count=phase.units,
+            walk=phase.in_step,
+            lower=offsets[0] if taps else 0,
+            taps=len(taps),
+            reach=offsets[1] - offsets[0] if len(taps) > 1 else 0,
+            first_tap=taps[0] if taps else 0,
+            tap_step=taps[1] - taps[0] if len(taps) > 1 else 0,
+            first=phase.first,
+            step=phase.step,
+            length=length,
+            operand=operand,
+        )
+
+    @property
+    def upper(self) -> int:
+        """Where the last window begins, counted from the operand's last pixel."""
+        return self.lower + self.walk * (self.count - 1) + 1 - self.operand
+
+    @property
+    def within_reach(self) -> bool:
+        """Whether TMA's im2col mode has bits enough; without taps nothing is loaded."""
+        corners = all(-128 <= corner <= 127 for corner in (self.lower, self.upper))
+        return not self.taps or (corners and (self.taps - 1) * self.reach <= 255)
+
+
+_Axes = tuple[WindowAxis, ...]
+
+
+@lru_cache(maxsize=1024)
+def _fprop_axes(size: Conv2dSize) -> tuple[_Axes, _Axes]:
+    """The vertical and the horizontal axis, one phase each."""
+    vertical = fprop_phases(size.p, size.r, size.stride_h, size.pad_top, size.dilation_h)
+    horizontal = fprop_phases(size.q, size.s, size.stride_w, size.pad_left, size.dilation_w)
+    return (
+        tuple(WindowAxis.of(phase, size.p, size.h) for phase in vertical),
+        tuple(WindowAxis.of(phase, size.q, size.w) for phase in horizontal),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _dgrad_axes(size: Conv2dSize) -> tuple[_Axes, _Axes]:
+    """All phases of the vertical and of the horizontal stride."""
+    vertical = dgrad_phases(size.h, size.r, size.stride_h, size.pad_top, size.dilation_h)
+    horizontal = dgrad_phases(size.w, size.s, size.stride_w, size.pad_left, size.dilation_w)
+    return (
+        tuple(WindowAxis.of(phase, size.h, size.p) for phase in vertical),
+        tuple(WindowAxis.of(phase, size.w, size.q) for phase in horizontal),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PixelProduct:
+    """A product whose rows are pixels; see the struct."""
+
+    gemm_m: int
+    gemm_n: int
+    depth: int
+    taps: int
+    filter_s: int
+    tiles_m: int
+    tiles_n: int
+    rows: WindowAxis
+    columns: WindowAxis
+
+    @classmethod
+    def of(
+        cls, tile: Tile, size: Conv2dSize, n: int, depth: int, rows: WindowAxis, columns: WindowAxis
+    ) -> "PixelProduct":
+        """Describe a launch for ``n`` channels of the result, each a sum over ``depth`` others."""
+        pixels = size.n * rows.count * columns.count
+        return cls(
+            gemm_m=pixels,
+            gemm_n=n,
+            depth=depth,
+            taps=rows.taps * columns.taps,
+            filter_s=size.s,
+            tiles_m=ceil_div(pixels, tile[0]),
+            tiles_n=ceil_div(n, tile[1]),
+            rows=rows,
+            columns=columns,
+        )
+
+    @property
+    def tiles(self) -> int:
+        """Of the launch."""
+        return self.tiles_m * self.tiles_n
+
+
+@dataclass(frozen=True, slots=True)
+class TapProduct:
+    """A product whose rows are filters and whose columns are taps; see the struct."""
+
+    gemm_m: int
+    channels: int
+    taps: int
+    filter_s: int
+    pixels: int
+    splits: int
+    tiles_m: int
+    tiles_n: int
+    rows: WindowAxis
+    columns: WindowAxis
+
+    @property
+    def tiles(self) -> int:
+        """Of the launch."""
+        return self.tiles_m * self.tiles_n * self.splits
+
+
+@lru_cache(maxsize=1024)
+def fprop_product(algorithm: Algorithm, size: Conv2dSize) -> PixelProduct:
+    """Return what the launch of a forward convolution multiplies."""
+    tile = algorithm.tile_m, algorithm.tile_n
+    (rows,), (columns,) = _fprop_axes(size)
+    return PixelProduct.of(tile, size, size.k, size.c, rows, columns)
+
+
+@lru_cache(maxsize=1024)
+def dgrad_products(algorithm: Algorithm, size: Conv2dSize) -> tuple[PixelProduct, ...]:
+    """Return what the launches of a gradient with respect to x multiply, one a stride phase."""
+    tile = algorithm.tile_m, algorithm.tile_n
+    vertical, horizontal = _dgrad_axes(size)
+    return tuple(
+        PixelProduct.of(tile, size, size.c, size.k, rows, columns)
+        for rows in vertical
+        for columns in horizontal
+    )
+
+
+@lru_cache(maxsize=1024)
+def wgrad_product(algorithm: Algorithm, size: Conv2dSize) -> TapProduct:
+    """Return what the launch of a gradient with respect to w multiplies."""
+    (rows,), (columns,) = _fprop_axes(size)
+    return TapProduct(
+        gemm_m=size.k,
+        channels=size.c,
+        taps=size.r * size.s,
+        filter_s=size.s,
+        pixels=size.n * size.p * size.q,
+        splits=algorithm.splits,
+        tiles_m=ceil_div(size.k, algorithm.tile_m),
+        tiles_n=ceil_div(_boxes(size), algorithm.tile_n // _BOX),
+        rows=rows,
+        columns=columns,
+    )
+
+
+def _boxes(size: Conv2dSize) -> int:
+    """Columns of a wgrad, in boxes of channels of one tap."""
+    return size.r * size.s * ceil_div(size.c, _BOX)
+
+
+# ---- Launches ------------------------------------------------------------------------------------
+
+
+def fprop(algorithm, x, w, bias, y, size):
+    product, tile = fprop_product(algorithm, size), (algorithm.tile_m, algorithm.tile_n)
+    filters = tensor_map.tiled(_by_tap(w), (tile[1], 1, _BOX), swizzle_bytes=128)
+    maps = _windows(x, tile[0], product), filters, _results(y, tile)
+    _FPROP[tile].launch(_blocks(product, x), *maps, bias, y, product)
+
+
+def dgrad(algorithm, grad_y, w, grad_x, size):
+    tile = algorithm.tile_m, algorithm.tile_n
+    filters = tensor_map.tiled(_by_tap(w), (_BOX, 1, _BOX), swizzle_bytes=128)
+    results = _results(grad_x, tile)
+    for product in dgrad_products(algorithm, size):
+        # A phase without taps loads nothing: any map will do.
+        windows = _windows(grad_y, tile[0], product) if product.taps else filters
+        maps = windows, filters, results
+        _DGRAD[tile].launch(_blocks(product, grad_y), *maps, grad_x, product)
+
+
+def wgrad(algorithm, grad_y, x, grad_w, size):
+    product, tile = wgrad_product(algorithm, size), (algorithm.tile_m, algorithm.tile_n)
+    pixels = tensor_map.tiled(grad_y.reshape(-1, size.k), (_BOX, _BOX), swizzle_bytes=128)
+    maps = pixels, _windows(x, _BOX, product)
+    partial = parts_of(grad_w, product.splits)
+    _WGRAD[tile].launch(_blocks(product, x), *maps, grad_w, partial, product)
+    add_parts(partial, grad_w)
+
+
+def _blocks(product: PixelProduct | TapProduct, array) -> int:
+    """One for each multiprocessor: a block fills it, and goes from tile to tile."""
+    return min(product.tiles, gpu_of(array).sms)
+
+
+def _windows(image, pixels: int, product: PixelProduct | TapProduct) -> TensorMap:
+    """What fetches the pixels that a tap meets, ``pixels`` at a time."""
+    rows, columns = product.rows, product.columns
+    return tensor_map.im2col(
+        image,
+        _BOX,
+        pixels,
+        lower=(rows.lower, columns.lower),
+        upper=(rows.upper, columns.upper),
+        stride=(rows.walk, columns.walk),
+        swizzle_bytes=128,
+    )
+
+
+def _by_tap(w):
+    """(K, R * S, C): behind the last channel of a tap come zeros, not the next tap."""
+    return w.reshape(w.shape[0], -1, w.shape[3])
+
+
+def _results(y, tile: Tile) -> TensorMap:
+    """What stores the rows of a warpgroup, 64 channels at a time."""
+    rows = tile[0] if _PIXEL_TILES[tile].ping_pong else tile[0] // 2
+    return tensor_map.tiled(y.reshape(-1, y.shape[3]), (rows, _BOX), swizzle_bytes=128)
