@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from ..arrays import Array, address
+import numpy as np
+
+from ..arrays import Array, address, empty
 from ..backend import is_cupy
 from ..precision import current_precision
 from . import Conv2dSize
@@ -30,13 +32,28 @@ class Problem:
     aligned: bool = True
 
     @classmethod
-    def of(cls, verb: str, size: Conv2dSize, *arrays: Array) -> "Problem":
-        """Describe what is to be done with arrays."""
+    def of(
+        cls, verb: str, size: Conv2dSize, *arrays: Array, gpu_precision: str = "tf32"
+    ) -> "Problem":
+        """Describe what is to be done with arrays.
+
+        Args:
+            verb: One of ``VERBS``.
+            size: Of the convolution.
+            arrays: Those that the kernels are given.
+            gpu_precision: Of float32 products on a GPU when nobody asks for another one; on the
+                emulator that is ``"ieee"``.
+        """
         dtype, precision = arrays[0].dtype.name, "ieee"
         if dtype == "float32":
-            chosen = current_precision() or ("tf32" if is_cupy(arrays[0]) else "ieee")
+            chosen = current_precision() or (gpu_precision if is_cupy(arrays[0]) else "ieee")
             precision = "ieee" if chosen == "ieee" else "tf32"
         return cls(verb, size, dtype, precision, not any(address(a) % ALIGNMENT for a in arrays))
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether a group has one channel: a tile of a product would be empty for the most part."""
+        return self.size.groups > 1 and self.size.c == self.size.groups
 
     @property
     def gemm(self) -> tuple[int, int, int]:
@@ -79,3 +96,30 @@ class Algorithm:
     def name(self) -> str:
         """By which a user, and the table of choices, call it: the splits follow from the size."""
         return f"{self.family}_{self.tile_m}x{self.tile_n}"
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """What ``fprop`` leaves for a batch-norm of its result, taken from the results as rounded.
+
+    The result is cut into parts: part i is the pixels (n, p, q), counted in this order, from
+    ``rows * i`` to ``rows * (i + 1)``; the last part may have fewer. With these, batch-norm has
+    mean and variance of all pixels without reading the result (Chan, Golub, LeVeque 1983).
+
+    Attributes:
+        means: (parts, K), float32: of each part and channel the mean.
+        squares: (parts, K), float32: the sum of squared deviations from that mean.
+        rows: Pixels of a part, ``algorithm.tile_m``.
+    """
+
+    means: Array
+    squares: Array
+    rows: int
+
+    @classmethod
+    def of(cls, algorithm: Algorithm, y: Array) -> "Moments":
+        """Return arrays for the moments of y (N, P, Q, K), to be filled in."""
+        k, rows = y.shape[-1], algorithm.tile_m
+        shape = (-(-(y.size // k) // rows), k)
+        means, squares = (empty(y, shape, np.float32) for _ in range(2))
+        return cls(means, squares, rows)

@@ -20,13 +20,13 @@ import numpy as np
 from .. import layout, random
 from ..cuda.gpu import Gpu
 from ..cuda.tuner import TunedTable, is_capturing, quickest, tuning_mode
-from . import simt
+from . import mma, simt
 from .algorithm import VERBS, Algorithm, Problem
 from .cost import predict
 
 # Each module has ``runs_on(gpu)``; ``algorithms(problem)``, those of the family that compute a
 # problem right; and fprop, dgrad and wgrad, which take one of them and then what on_cuda's take.
-FAMILIES: dict[str, ModuleType] = {"simt": simt, "depthwise": simt}
+FAMILIES: dict[str, ModuleType] = {"mma": mma, "simt": simt, "depthwise": simt}
 
 OPS = tuple(f"conv2d_{verb}" for verb in VERBS)
 TIMED = 6  # candidates, the cheapest by the model, that are timed
@@ -162,6 +162,11 @@ def _tune_if_new(problem: Problem, gpu: Gpu) -> None:
     runs = {a.name: partial(_run, a, problem, arrays) for a in found}
     _table(gpu).put(_key(problem), quickest(runs, gpu))
     _choice.cache_clear()
+
+
+def tuned(gpu: Gpu) -> dict[str, str]:
+    """Return all that is known from timing: what was to be computed -> the quickest algorithm."""
+    return _table(gpu).entries
 
 
 def operands(problem: Problem) -> list[Any]:

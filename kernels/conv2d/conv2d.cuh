@@ -1,12 +1,12 @@
 // A convolution as a product of matrices that exist only as index maps; __init__.py has the
 // equation. Rows are pixels, the depth is the taps of their windows (fprop, dgrad), or the other
-// way round (wgrad).
+// way round (wgrad). The operands are those of ../cuda/gemm_tile.cuh and ../cuda/mma_tile.cuh.
 //
 // Zeros outside the image are multiplied like other numbers, as the definition does for fprop and
 // wgrad; so an infinite weight makes NaN of them, in dgrad too.
 #pragma once
 
-#include "../cuda/gemm_tile.cuh"
+#include "../cuda/tiles.cuh"
 
 struct Conv2dSize {
   int n, h, w, c, k, r, s, p, q;
@@ -44,41 +44,83 @@ struct Axis {
   unsigned pixel_step, tap_step, origin, length;
 
   __device__ __forceinline__ unsigned at(unsigned pixel, unsigned tap) const {
-    return pixel * pixel_step + tap * tap_step + origin;
+    return pixel * pixel_step + (tap * tap_step + origin);
+  }
+};
+
+// One axis of a phase: its taps r = first + j * step, and the place in grad_y where the first meets
+// the first pixel; each tap meets a pixel `back` before the one before.
+struct PhaseAxis {
+  int phase, stride, pixels;
+  int first, step, taps;
+  unsigned origin, back;
+
+  __device__ __forceinline__ PhaseAxis(int phase, int length, int all_taps, int stride, int pad,
+                                       int dilation)
+      : phase(phase), stride(stride), pixels((length - 1 - phase) / stride + 1) {
+    first = 0, step = 1, taps = all_taps;
+    if (stride > 1) {
+      taps = 0;
+      for (int r = 0; r < all_taps; ++r) {
+        if (distance(pad, dilation, r) % stride != 0) continue;
+        if (taps == 0) first = r;
+        if (taps == 1) step = r - first;
+        ++taps;
+      }
+    }
+    origin = static_cast<unsigned>(distance(pad, dilation, first) / stride);
+    back = static_cast<unsigned>(static_cast<long long>(step) * dilation / stride);
+  }
+
+  __device__ __forceinline__ long long distance(int pad, int dilation, int r) const {
+    return static_cast<long long>(phase) + pad - static_cast<long long>(r) * dilation;
+  }
+  __device__ __forceinline__ Axis axis(int length) const {
+    return {1u, 0u - back, origin, static_cast<unsigned>(length)};
   }
 };
 
 // All windows of a batch of images with their channels innermost, of one group of channels.
 struct Windows {
   const Storage* images;  // at the first channel of the group
-  int channels;           // of an image, all groups
+  unsigned channels;      // of an image, all groups
   unsigned batch, taps;   // ends of the high digits of pixels and of taps
   Axis rows, columns;
   Radix pixel_radix, tap_radix;
 
-  __device__ __forceinline__ const Storage* at(const Position& pixel, const Position& tap) const {
-    const unsigned row = rows.at(pixel.middle, tap.high);
-    const unsigned column = columns.at(pixel.low, tap.middle);
-    const bool inside =
-        pixel.high < batch && tap.high < taps && row < rows.length && column < columns.length;
-    const unsigned image_row = pixel.high * rows.length + row;
-    return inside ? images + (image_row * columns.length + column) * channels + tap.low : nullptr;
+  // Of the first channel of a pixel, in elements; modulo 2^32 where there is no such pixel.
+  __device__ __forceinline__ unsigned offset(unsigned image, unsigned row, unsigned column) const {
+    return ((image * rows.length + row) * columns.length + column) * channels;
   }
 };
 
 // The operand whose rows are pixels and whose depth is taps.
 struct PixelsByTaps {
-  typedef Position Row;
   typedef Position Depth;
+  // Where tap (0, 0) meets a pixel, if that is in the batch; else beyond every image.
+  struct Row {
+    unsigned row, column, offset;
+  };
   Windows windows;
 
-  __device__ __forceinline__ Row row(unsigned i) const { return windows.pixel_radix.position(i); }
+  __device__ __forceinline__ Row row(unsigned i) const {
+    const Position pixel = windows.pixel_radix.position(i);
+    const bool exists = pixel.high < windows.batch;
+    const unsigned row = exists ? windows.rows.at(pixel.middle, 0) : 1u << 31;
+    const unsigned column = windows.columns.at(pixel.low, 0);
+    return {row, column, windows.offset(exists ? pixel.high : 0, row, column)};
+  }
   __device__ __forceinline__ Depth depth(unsigned i) const { return windows.tap_radix.position(i); }
   __device__ __forceinline__ void advance(Depth& tap, int step) const {
     windows.tap_radix.advance(tap, step);
   }
   __device__ __forceinline__ const Storage* at(const Row& pixel, const Depth& tap) const {
-    return windows.at(pixel, tap);
+    const unsigned down = tap.high * windows.rows.tap_step;
+    const unsigned right = tap.middle * windows.columns.tap_step;
+    const unsigned offset = pixel.offset + (windows.offset(0, down, right) + tap.low);
+    const bool inside = tap.high < windows.taps && pixel.row + down < windows.rows.length &&
+                        pixel.column + right < windows.columns.length;
+    return inside ? windows.images + offset : nullptr;
   }
 };
 
@@ -96,7 +138,11 @@ struct TapsByPixels {
     windows.pixel_radix.advance(pixel, step);
   }
   __device__ __forceinline__ const Storage* at(const Row& tap, const Depth& pixel) const {
-    return windows.at(pixel, tap);
+    const unsigned row = windows.rows.at(pixel.middle, tap.high);
+    const unsigned column = windows.columns.at(pixel.low, tap.middle);
+    const bool inside = pixel.high < windows.batch && tap.high < windows.taps &&
+                        row < windows.rows.length && column < windows.columns.length;
+    return inside ? windows.images + (windows.offset(pixel.high, row, column) + tap.low) : nullptr;
   }
 };
 
@@ -116,6 +162,89 @@ __device__ __forceinline__ Windows windows_of_x(const Storage* x, const Conv2dSi
   windows.pixel_radix = {unsigned(size.p), unsigned(size.q)};
   windows.tap_radix = {unsigned(size.s), group_c};
   return windows;
+}
+
+// The operand whose rows are input channels and whose depth is (tap, filter), taps of a phase.
+struct RotatedFilters {
+  typedef unsigned Row;
+  typedef Position Depth;
+  const Storage* filters;  // at the phase's first tap of the first filter of the group
+  unsigned channels, taps;
+  unsigned places;                 // of a filter: r * s
+  unsigned row_step, column_step;  // in places
+  Radix tap_radix;
+
+  __device__ __forceinline__ Row row(unsigned c) const { return c; }
+  __device__ __forceinline__ Depth depth(unsigned i) const { return tap_radix.position(i); }
+  __device__ __forceinline__ void advance(Depth& tap, int step) const {
+    tap_radix.advance(tap, step);
+  }
+  __device__ __forceinline__ const Storage* at(Row c, const Depth& tap) const {
+    const unsigned place = tap.low * places + tap.high * row_step + tap.middle * column_step;
+    return c < channels && tap.high < taps ? filters + place * channels + c : nullptr;
+  }
+};
+
+// What dgrad computes at a time: with a stride, only some taps have touched a pixel h, those with
+// h + pad - r * dilation a multiple of the stride. They are the same for all pixels of a phase,
+// h = phase + i * stride; so each phase is a correlation of grad_y with stride 1 and its own taps,
+// and no product with a zero is made.
+struct Phase {
+  PhaseAxis rows, columns;
+
+  // Phases are numbered (row, column).
+  __device__ __forceinline__ Phase(const Conv2dSize& size, int number)
+      : rows(number / min(size.stride_w, size.w), size.h, size.r, size.stride_h, size.pad_top,
+             size.dilation_h),
+        columns(number % min(size.stride_w, size.w), size.w, size.s, size.stride_w, size.pad_left,
+                size.dilation_w) {}
+
+  __device__ __forceinline__ Radix tap_radix(const Conv2dSize& size) const {
+    return {unsigned(columns.taps), unsigned(size.k / size.groups)};
+  }
+  __device__ __forceinline__ int depth(const Conv2dSize& size) const {
+    return rows.taps * columns.taps * (size.k / size.groups);
+  }
+  // The windows of grad_y that are correlated with the rotated filters of a group.
+  __device__ __forceinline__ Windows windows(const Storage* grad_y, const Conv2dSize& size,
+                                             int group) const {
+    Windows windows;
+    windows.images = grad_y + group * (size.k / size.groups);
+    windows.channels = size.k;
+    windows.batch = size.n;
+    windows.taps = rows.taps;
+    windows.rows = rows.axis(size.p);
+    windows.columns = columns.axis(size.q);
+    windows.pixel_radix = {unsigned(rows.pixels), unsigned(columns.pixels)};
+    windows.tap_radix = tap_radix(size);
+    return windows;
+  }
+  __device__ __forceinline__ RotatedFilters filters(const Storage* w, const Conv2dSize& size,
+                                                    int group) const {
+    const unsigned group_c = size.c / size.groups, first_k = group * (size.k / size.groups);
+    RotatedFilters filters;
+    filters.filters = w + ((first_k * size.r + rows.first) * size.s + columns.first) * group_c;
+    filters.channels = group_c;
+    filters.taps = rows.taps;
+    filters.places = size.r * size.s;
+    filters.row_step = rows.step * size.s;
+    filters.column_step = columns.step;
+    filters.tap_radix = tap_radix(size);
+    return filters;
+  }
+  // Where pixel i of the phase is in grad_x, in elements; -1 behind the last image.
+  __device__ __forceinline__ long long offset(const Conv2dSize& size, unsigned i) const {
+    const Position pixel = Radix{unsigned(rows.pixels), unsigned(columns.pixels)}.position(i);
+    if (pixel.high >= static_cast<unsigned>(size.n)) return -1;
+    const unsigned row = rows.phase + pixel.middle * size.stride_h;
+    const unsigned column = columns.phase + pixel.low * size.stride_w;
+    return static_cast<long long>((pixel.high * size.h + row) * size.w + column) * size.c;
+  }
+};
+
+// Blocks that dgrad has for the rows of each phase: the first one is the largest.
+__device__ __forceinline__ int largest_phase(const Conv2dSize& size) {
+  return size.n * tiles_of(size.h, size.stride_h) * tiles_of(size.w, size.stride_w);
 }
 
 // Where a block's tile of a group's result begins. Blocks that run together have the columns of the

@@ -1,6 +1,7 @@
 // Depthwise convolution, one input channel to a group, where a tile of a matrix product would be
 // empty for the most part. Neighbouring threads have neighbouring channels; the filters of a block
 // wait in shared memory. __init__.py has the equation.
+#include "../cuda/gemm_tile.cuh"
 #include "conv2d.cuh"
 
 constexpr int LANES = 32;  // channels of a block, one for each lane of a warp
@@ -243,8 +244,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
   const int taps = size.r * size.s, tap_tiles = tiles_of(taps, WGRAD_TAPS);
   const int first_tap = blockIdx.x % tap_tiles * WGRAD_TAPS;
   const int k = blockIdx.x / tap_tiles * LANES + lane;
-  const Share share(size.n * size.p * size.q, blockIdx.y, splits);
-  const Windows windows = windows_of_x(x, size, 0);
+  const Share share(size.n * size.p * size.q, TILE_DEPTH, blockIdx.y, splits);
+  const TapsByPixels windows{windows_of_x(x, size, 0)};
 
   Real sum[WGRAD_TAPS] = {};
   if (k < size.k) {
@@ -257,15 +258,15 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
     }
     unsigned i = share.first * TILE_DEPTH + warp;
     const unsigned end = (share.first + share.count) * TILE_DEPTH;
-    Position pixel = windows.pixel_radix.position(i);
-    for (; i < end && pixel.high < windows.batch; i += WARPS) {
+    Position pixel = windows.depth(i);
+    for (; i < end && pixel.high < unsigned(size.n); i += WARPS) {
       const Real g = to_real(grad_y[static_cast<long long>(i) * size.k + k]);
 #pragma unroll
       for (int j = 0; j < WGRAD_TAPS; ++j) {
-        const Storage* const p = windows.at(pixel, tap[j]);
+        const Storage* const p = windows.at(tap[j], pixel);
         sum[j] += g * (p != nullptr ? to_real(*p) : Real(0));
       }
-      windows.pixel_radix.advance(pixel, WARPS);
+      windows.advance(pixel, WARPS);
     }
   }
 #pragma unroll

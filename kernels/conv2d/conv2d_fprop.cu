@@ -1,5 +1,9 @@
 // Forward convolution as an implicit product of matrices; conv2d.cuh has the index maps.
+#include "../cuda/gemm_tile.cuh"
 #include "conv2d.cuh"
+
+// In float64 a thread needs a few registers more than two large blocks leave it.
+constexpr int FPROP_RESIDENT = sizeof(Real) == 8 ? 1 : RESIDENT;
 
 template <int V>
 __device__ __forceinline__ void convolve(const PixelsByTaps& windows, const Matrix& filters,
@@ -7,7 +11,7 @@ __device__ __forceinline__ void convolve(const PixelsByTaps& windows, const Matr
                                          ThreadTile& result) {
   const TileLoader<PixelsByTaps, TILE_M, ALONG_DEPTH, V> a(windows, corner.row, 0);
   const TileLoader<Matrix, TILE_N, ALONG_DEPTH, V> b(filters, corner.column, 0);
-  multiply_tiles(a, b, Share(depth, 0, 1).count, tiles, result);
+  multiply_tiles(a, b, Share(depth, TILE_DEPTH, 0, 1).count, tiles, result);
 }
 
 // y[n,p,q,k] = bias[k] + sum over r,s,c of
@@ -19,11 +23,12 @@ __device__ __forceinline__ void convolve(const PixelsByTaps& windows, const Matr
 // Traffic   reads = STORAGE_BYTES * r * s * (c // groups) * (n * p * q * groups *
 //                   ceil_div(k // groups, TILE_N) + k * ceil_div(n * p * q, TILE_M))
 //           writes = STORAGE_BYTES * n * p * q * k
+//           dram_reads = STORAGE_BYTES * (n * h * w * c + k * r * s * (c // groups))
 //           for whole packs of channels, less the taps that fall on the padding.
 // Roofline  size.flops / size.bytes: bound by arithmetic but for 1 x 1 filters of few channels.
 // Limits    the channels of a group that are no whole packs are read one by one.
 // Source    Chetlur et al. 2014 (cuDNN), section 3.
-extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
+extern "C" __global__ void __launch_bounds__(BLOCK, FPROP_RESIDENT)
     conv2d_fprop_tiled(const Storage* __restrict__ x, const Storage* __restrict__ w,
                        const Storage* __restrict__ bias, Storage* __restrict__ y, Conv2dSize size) {
   __shared__ SharedTiles tiles;

@@ -2,6 +2,7 @@
 //
 // The sum over all pixels is cut into parts, whose number is a function of the size. Each is summed
 // by blocks of its own, and a second kernel adds the parts in ascending order.
+#include "../cuda/gemm_tile.cuh"
 #include "conv2d.cuh"
 
 template <int V>
@@ -36,6 +37,7 @@ __device__ __forceinline__ void store_tile(T* to, int filters, int taps, const C
 //                   + r * s * c * ceil_div(k // groups, TILE_M))
 //           writes = (STORAGE_BYTES + min(splits - 1, 1) * (max(4, STORAGE_BYTES) -
 //                    STORAGE_BYTES)) * splits * k * r * s * (c // groups)
+//           dram_reads = STORAGE_BYTES * (n * h * w * c + n * p * q * k)
 //           for whole packs of channels and filters, less the taps that fall on the padding.
 //           Several splits are written as float or double.
 // Roofline  size.flops / size.bytes: bound by arithmetic but for 1 x 1 filters of few channels.
@@ -51,7 +53,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
   const int group_c = size.c / size.groups, group_k = size.k / size.groups;
   const int taps = size.r * size.s * group_c;
   const Corner corner(group_k, size.groups, taps);
-  const Share share(pixels, blockIdx.y, splits);
+  const Share share(pixels, TILE_DEPTH, blockIdx.y, splits);
   const Matrix a(grad_y + corner.group * group_k, {1, size.k}, group_k, pixels);
   const TapsByPixels b{windows_of_x(x, size, corner.group)};
   ThreadTile result;

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..arrays import Array
 from ..cuda.gemm import (
     SHORT_M,
     SHORT_N,
@@ -44,7 +45,7 @@ def algorithms(problem: Problem) -> tuple[Algorithm, ...]:
     """Return the one algorithm for a problem; it is never less exact than the problem asks."""
     size, (m, n, depth) = problem.size, problem.gemm
     wgrad = problem.verb == "wgrad"
-    if _depthwise(size):
+    if problem.depthwise:
         family, depth_step = "depthwise", 1
         tile = (_LANES, _TAPS) if wgrad else (_PIXELS, _LANES)
         blocks = ceil_div(size.k, _LANES) * ceil_div(n, _TAPS)
@@ -67,15 +68,24 @@ def dgrad(algorithm, grad_y, w, grad_x, size):
 
 def wgrad(algorithm, grad_y, x, grad_w, size):
     kernel, (blocks, parts) = wgrad_configuration(algorithm, size)
-    partial = None
-    if parts > 1:
-        dtype = np.float64 if x.dtype == np.float64 else np.float32
-        partial = np.empty_like(x, shape=(parts, grad_w.size), dtype=dtype)
-    arrays = grad_y, x, grad_w, partial
-    kernel.launch((blocks, parts), *arrays, size, parts, STORAGE=x.dtype)
-    if parts > 1:
-        grid = ceil_div(grad_w.size, SUM_BLOCK)
-        WGRAD_SUM.launch(grid, partial, grad_w, grad_w.size, parts, STORAGE=x.dtype)
+    partial = parts_of(grad_w, parts)
+    kernel.launch((blocks, parts), grad_y, x, grad_w, partial, size, parts, STORAGE=x.dtype)
+    add_parts(partial, grad_w)
+
+
+def parts_of(grad_w: Array, parts: int) -> Array | None:
+    """Return an array for sums of grad_w in parts (parts, |grad_w|); None where there is one."""
+    if parts == 1:
+        return None
+    dtype = np.float64 if grad_w.dtype == np.float64 else np.float32
+    return np.empty_like(grad_w, shape=(parts, grad_w.size), dtype=dtype)
+
+
+def add_parts(partial: Array | None, grad_w: Array) -> None:
+    """Fill grad_w with the sum of its parts, in ascending order; None: it is there already."""
+    if partial is not None:
+        grid, count = ceil_div(grad_w.size, SUM_BLOCK), grad_w.size
+        WGRAD_SUM.launch(grid, partial, grad_w, count, len(partial), STORAGE=grad_w.dtype)
 
 
 def fprop_configuration(algorithm: Algorithm, size) -> tuple[Kernel, int]:
@@ -110,8 +120,3 @@ def wgrad_configuration(algorithm: Algorithm, size) -> tuple[Kernel, tuple[int, 
     tile = algorithm.tile_m, algorithm.tile_n
     blocks = size.groups * tiles(tile, size.k // size.groups, taps)
     return _WGRAD[tile], (blocks, algorithm.splits)
-
-
-def _depthwise(size) -> bool:
-    """Whether one channel goes to a group: a tile of a product would be empty for the most part."""
-    return size.groups > 1 and size.c == size.groups

@@ -12,7 +12,7 @@
 //   const Storage* at(Row, Depth)  of the element and its V - 1 neighbours; null: they are zeros
 #pragma once
 
-#include "common.cuh"
+#include "tiles.cuh"
 
 #ifndef TILE_M
 #define TILE_M 64
@@ -207,50 +207,11 @@ __device__ __forceinline__ void multiply_tiles(LoaderA a, LoaderB b, int chunks,
   }
 }
 
-// A matrix with any strides, in elements: rows or columns may be neighbours in memory.
-struct Strides {
-  long long row, depth;
-};
-
-class Matrix {
-  const Storage* data_;
-  Strides strides_;
-  unsigned rows_, depth_;
-
- public:
-  typedef unsigned Row;
-  typedef unsigned Depth;
-
-  __device__ __forceinline__ Matrix(const Storage* data, Strides strides, int rows, int depth)
-      : data_(data), strides_(strides), rows_(rows), depth_(depth) {}
-  __device__ __forceinline__ Row row(unsigned m) const { return m; }
-  __device__ __forceinline__ Depth depth(unsigned d) const { return d; }
-  __device__ __forceinline__ void advance(Depth& d, int step) const { d += step; }
-  __device__ __forceinline__ const Storage* at(Row m, Depth d) const {
-    return m < rows_ && d < depth_ ? data_ + m * strides_.row + d * strides_.depth : nullptr;
-  }
-};
-
-// Number of tiles along an axis that is not empty.
-__device__ __forceinline__ int tiles_of(int extent, int tile) { return (extent - 1) / tile + 1; }
-
 // Whether lines of `length` elements fall into packs, from an array that begins at `p`.
 __device__ __forceinline__ bool in_packs(const Storage* p, int length) {
   return length % PACK == 0 &&
          reinterpret_cast<unsigned long long>(p) % sizeof(Pack<Storage, PACK>) == 0;
 }
-
-// The share of block `split` of `splits` in the chunks of a sum over `depth`.
-struct Share {
-  int first, count;
-
-  __device__ __forceinline__ Share(int depth, int split, int splits) {
-    const int chunks = depth / TILE_DEPTH + (depth % TILE_DEPTH != 0);
-    const int each = chunks / splits + (chunks % splits != 0);
-    first = min(split * each, chunks);
-    count = min(each, chunks - first);
-  }
-};
 
 // total[i] = sum over splits of partial[split][i], in ascending order, for this thread's i.
 __device__ __forceinline__ void sum_splits(const Real* partial, Storage* total, int count,

@@ -62,6 +62,7 @@ __device__ __forceinline__ void store_tile(T* c, int rows, int columns, Corner c
 // Mapping   a block has a TILE_M x TILE_N tile of y, a thread 4 x 4 of it.
 // Traffic   reads = STORAGE_BYTES * c * (m * ceil_div(k, TILE_N) + k * ceil_div(m, TILE_M))
 //           writes = STORAGE_BYTES * m * k
+//           dram_reads = STORAGE_BYTES * c * (m + k)
 //           for contiguous rows of whole packs.
 // Roofline  2 m c k operations for m c + k c + m k elements: bound by arithmetic from
 //           sides of about 64.
@@ -73,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
                        Strides x_strides, Strides w_strides) {
   __shared__ SharedTiles tiles;
   const Corner corner(size.k);
-  const Share all(size.c, 0, 1);
+  const Share all(size.c, TILE_DEPTH, 0, 1);
   const Matrix a(x, x_strides, size.m, size.c), b(w, w_strides, size.k, size.c);
   ThreadTile result;
   const bool packed = in_packs(x, size.c, x_strides.depth, x_strides.row) &&
@@ -89,6 +90,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
 // Mapping   a block has a TILE_M x TILE_N tile of grad_x, a thread 4 x 4 of it.
 // Traffic   reads = STORAGE_BYTES * k * (m * ceil_div(c, TILE_N) + c * ceil_div(m, TILE_M))
 //           writes = STORAGE_BYTES * m * c
+//           dram_reads = STORAGE_BYTES * k * (m + c)
 //           for contiguous rows of whole packs.
 // Roofline  as linear_fprop_tiled.
 // Limits    as linear_fprop_tiled.
@@ -99,7 +101,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
                        Strides w_strides) {
   __shared__ SharedTiles tiles;
   const Corner corner(size.c);
-  const Share all(size.k, 0, 1);
+  const Share all(size.k, TILE_DEPTH, 0, 1);
   const Matrix a(grad_y, grad_y_strides, size.m, size.k);
   const Matrix b(w, {w_strides.depth, w_strides.row}, size.c, size.k);
   ThreadTile result;
@@ -116,6 +118,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
 // Traffic   reads = STORAGE_BYTES * m * (k * ceil_div(c, TILE_N) + c * ceil_div(k, TILE_M))
 //           writes = (STORAGE_BYTES + min(splits - 1, 1) * (max(4, STORAGE_BYTES) -
 //                    STORAGE_BYTES)) * splits * k * c
+//           dram_reads = STORAGE_BYTES * m * (k + c)
 //           for contiguous rows of whole packs. Several splits are written as float or double.
 // Roofline  as linear_fprop_tiled.
 // Limits    as linear_fprop_tiled. An empty batch gives zeros.
@@ -126,7 +129,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
                        Strides grad_y_strides, Strides x_strides, int splits) {
   __shared__ SharedTiles tiles;
   const Corner corner(size.c);
-  const Share share(size.m, blockIdx.y, splits);
+  const Share share(size.m, TILE_DEPTH, blockIdx.y, splits);
   const Matrix a(grad_y, {grad_y_strides.depth, grad_y_strides.row}, size.k, size.m);
   const Matrix b(x, {x_strides.depth, x_strides.row}, size.c, size.m);
   ThreadTile result;
