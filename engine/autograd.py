@@ -280,11 +280,15 @@ def backward(root: Tensor, grad: Array, *, retain_graph: bool) -> None:
                     f"{vertex.name}: the gradient of an input of shape {parent.shape} came "
                     f"out with shape {share.shape}; this is a defect of the op"
                 )
+            is_mine = is_mine and _is_writeable(share)
             before, was_mine = gradients.get(id(parent), (None, False))
             if before is None:
-                gradients[id(parent)] = share, is_mine and _is_writeable(share)
+                gradients[id(parent)] = share, is_mine
             elif was_mine:
                 elementwise.accumulate(before, share)
+            elif is_mine and share.dtype == before.dtype:
+                elementwise.accumulate(share, before)
+                gradients[id(parent)] = share, True
             else:
                 gradients[id(parent)] = elementwise.add(before, share), True
         if not retain_graph:

@@ -152,6 +152,15 @@ def test_gradients_written_in_place_are_those_of_new_arrays(backend, rng, monkey
     assert in_place == gradients()
 
 
+def test_a_sum_of_gradients_lies_where_either_is_that_nobody_else_sees(monkeypatch):
+    x, w = leaf([1.0, -2.0]), leaf([3.0, 4.0])
+    y = x * 2.0
+    total = (y + w) + functional.relu(y)  # the gradient of y + w is that of w too
+    monkeypatch.setattr(autograd.elementwise, "add", None)  # makes a new array
+    total.backward(np.array([1.0, 10.0]))
+    assert (x.grad.tolist(), w.grad.tolist()) == ([4.0, 20.0], [1.0, 10.0])
+
+
 def test_leaves_never_share_a_gradient():
     a, b, c = (leaf([1.0, 2.0]) for _ in range(3))
     (a + b + c).sum().backward()
