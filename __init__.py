@@ -31,6 +31,7 @@ from .engine.random import Generator, manual_seed, rand, randn
 from .engine.tensor import tensor
 from .kernels.backend import current_backend, empty_cache, use_backend
 from .kernels.cpu.thread_count import get_num_threads, set_num_threads
+from .kernels.precision import use_precision
 
 __version__ = _version("convolt")
 
@@ -64,6 +65,7 @@ __all__ = [
     "stack",
     "tensor",
     "use_backend",
+    "use_precision",
     "where",
     "zeros",
     "zeros_like",

@@ -17,6 +17,7 @@ import numpy as np
 from ..kernels import elementwise, layout
 from ..kernels.arrays import Array, Shape
 from ..kernels.backend import current_backend, pinned
+from ..kernels.precision import current_precision
 from . import tensor as _tensor  # Tensor is looked up when called: tensor.py imports this file
 
 if TYPE_CHECKING:
@@ -111,7 +112,17 @@ class Node:
     has captured it: a parent is the node that made it, or a leaf.
     """
 
-    __slots__ = ("backend", "fills", "kept", "name", "parents", "retained", "shape", "vjps")
+    __slots__ = (
+        "backend",
+        "fills",
+        "kept",
+        "name",
+        "parents",
+        "precision",
+        "retained",
+        "shape",
+        "vjps",
+    )
 
     requires_grad = True
 
@@ -132,6 +143,7 @@ class Node:
         self.fills = fills
         self.retained: Callable[[], Tensor | None] | None = None  # its tensor, by retain_grad
         self.backend = current_backend()
+        self.precision = current_precision()
 
     def gradients(self, grad: Array, begun: Collection[int]) -> list[tuple[Node | Tensor, Array]]:
         """Return (parent, its share of the gradient) for each parent that requires one.
@@ -155,7 +167,7 @@ class Node:
                 )
         grad = grad[...]  # an object of this walk alone, by which ``once`` knows it
         shares = []
-        with pinned(self.backend):
+        with pinned(self.backend, self.precision):
             for i, (parent, vjp) in enumerate(zip(self.parents, self.vjps, strict=True)):
                 if parent is None or vjp is None or not parent.requires_grad:
                     continue

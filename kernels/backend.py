@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .cpu import memory
+from .precision import pinned as pinned_precision
 
 NAMES = ("cuda", "numba", "numpy", "emulator")
 
@@ -131,18 +132,24 @@ class use_backend:
 
 
 class pinned:
-    """Run a backward pass on the backend that ran the forward one, in this thread only."""
+    """Run a backward pass on the backend, and in the precision, of the forward one.
 
-    __slots__ = ("_name", "_token")
+    In this thread only.
+    """
 
-    def __init__(self, name: str) -> None:
+    __slots__ = ("_backend", "_name", "_precision", "_precisions")
+
+    def __init__(self, name: str, precision: str | None) -> None:
         self._name = name
+        self._precision = (precision,)
 
     def __enter__(self) -> None:
-        self._token = _pinned.set(self._name)
+        self._backend = _pinned.set(self._name)
+        self._precisions = pinned_precision.set(self._precision)
 
     def __exit__(self, *exception: object) -> None:
-        _pinned.reset(self._token)
+        _pinned.reset(self._backend)
+        pinned_precision.reset(self._precisions)
 
 
 def is_cupy(array: Any) -> bool:

@@ -16,7 +16,8 @@ NAMES = ("ieee", "tf32", "bf16")
 
 _chosen: str | None = None  # by CONVOLT_PRECISION or use_precision
 _asked = False  # whether the environment was looked at
-_pinned: ContextVar[str | None] = ContextVar("precision of the running backward", default=None)
+# That of the running backward, in a tuple: None in it is also a choice.
+pinned: ContextVar[tuple[str | None] | None] = ContextVar("pinned precision", default=None)
 
 
 def check(name: str, source: str) -> str:
@@ -36,16 +37,23 @@ def current_precision() -> str | None:
     Raises:
         ValueError: ``CONVOLT_PRECISION`` names no precision.
     """
+    held = pinned.get()
+    return held[0] if held else _choice()
+
+
+def _choice() -> str | None:
     global _chosen, _asked
     if not _asked:
         if asked := os.environ.get("CONVOLT_PRECISION"):
             _chosen = check(asked, f"CONVOLT_PRECISION={asked}")
         _asked = True
-    return _pinned.get() or _chosen
+    return _chosen
 
 
 class use_precision:
     """Choose the precision: at once when called, until the block ends in a ``with`` statement.
+
+    It holds in all threads. A backward pass keeps the precision of its forward pass.
 
     Args:
         name: ``"ieee"``, ``"tf32"`` or ``"bf16"``.
@@ -57,8 +65,7 @@ class use_precision:
     def __init__(self, name: str) -> None:
         global _chosen
         check(name, f"use_precision({name!r})")
-        current_precision()  # so that leaving the block brings the environment's back
-        self._previous, _chosen = _chosen, name
+        self._previous, _chosen = _choice(), name
 
     def __enter__(self) -> None:
         pass
