@@ -20,7 +20,8 @@ Vector instructions, for what LLVM does not find in a loop by itself:
 - ``vector``: what Numba has no words for: addresses, tiles called by address;
 - ``exponential``: exp inside a loop, without a library;
 - ``fold``: sums and extrema of short runs;
-- ``pixels``: gathering whole vectors of channels, for pooling.
+- ``pixels``: gathering whole vectors of channels, for pooling;
+- ``philox``: random words, and dropout, which uses them where they arise.
 
 Convolution and matrix products, from the outside in:
 

@@ -1,15 +1,14 @@
-"""dropout in Numba: random words for a run of public indices, applied wherever these lie."""
+"""dropout in Numba: random words are made where they are used, in registers."""
 
 import math
 
 import numpy as np
 from numba import prange
 
-from ..cpu.jit import jit, parallel_jit
-from ..random.on_numba import philox
+from ..cpu.jit import parallel_jit
+from ..cpu.philox import drop_pixels, drop_run
 
-TILE, LEAST_TILE = 1024, 64  # pixels whose words are made together: these stay in L1
-KEPT = 1 << 14  # elements of a tile of all channels, where there are few: a byte each, in L1
+TILE, LEAST_TILE = 1 << 13, 32  # elements that lie together, of how many pixels at least
 
 
 def forward(x, p, ticket, y):
@@ -32,53 +31,28 @@ def _apply(x, p, ticket, y):
         y[...] = in_order
         return
     # u >= p, with u = bits * 2**-24, exactly.
-    threshold = np.uint32(math.ceil(p * 2**24))
+    threshold = np.int32(math.ceil(p * 2**24))
     scale = y.dtype.type(1 / (1 - p) if p < 1 else 0)
-    _mask(x.reshape(-1), y.reshape(-1), n, channels, pixels, ticket, threshold, scale)
+    x, y = np.ascontiguousarray(x).reshape(-1), y.reshape(-1)
+    _drop(x, y, n, pixels, channels, ticket, threshold, scale)
 
 
 @parallel_jit
-def _mask(x, y, n, channels, pixels, ticket, threshold, scale):
-    """Mask x, memory (n, pixels, channels) of the public shape (n, channels, pixels).
+def _drop(x, y, n, pixels, channels, ticket, threshold, scale):
+    """Drop elements of x, memory (n, pixels, channels) of the public shape (n, channels, pixels).
 
-    A task is a tile of the pixels of one image; where that is the whole image, the words of
-    several channels, which follow each other, are made together.
+    A turn is a tile of the pixels of one image, of all channels.
     """
-    tile_size = max(LEAST_TILE, min(TILE, KEPT // channels)) if channels else 1
-    tiles = -(-pixels // tile_size)
-    kept = np.empty(tile_size * channels, np.uint8)
-    words = np.empty(max(TILE, tile_size) + 8, np.uint32)
-    for task in prange(n * tiles):
-        image, tile = divmod(np.int64(task), tiles)
-        left, right = tile * tile_size, min(pixels, (tile + 1) * tile_size)
-        together = max(1, TILE // pixels) if tiles == 1 else 1
-        for top in range(0, channels, together):
-            bottom = min(channels, top + together)
-            first = (image * channels + top) * pixels + left
-            stop = (image * channels + bottom - 1) * pixels + right
-            block = first // 4
-            philox(
-                ticket[0],
-                ticket[1] + np.uint64(block),
-                np.uint64(0),
-                words[: -(-(stop - 4 * block) // 4) * 4],
-            )
-            word = np.uint64(first - 4 * block)
-            count = np.uint64(right - left)
-            for channel in range(np.uint64(top), np.uint64(bottom)):
-                _keep(words, word, count, threshold, kept, channel, np.uint64(channels))
-                word += count
-        start = np.uint64((image * pixels + left) * channels)
-        for i in range(np.uint64((right - left) * channels)):
-            y[start + i] = x[start + i] * (scale if kept[i] else 0)
-
-
-@jit
-def _keep(words, word, count, threshold, kept, first, step):
-    """kept[first + step * i] = whether an element with word i is kept."""
-    if step == 1:
-        for i in range(count):
-            kept[first + i] = words[word + i] >> 8 >= threshold
-    else:
-        for i in range(count):
-            kept[first + step * i] = words[word + i] >> 8 >= threshold
+    tile = max(TILE // max(channels, 1), LEAST_TILE) // 8 * 8
+    tiles = -(-pixels // tile)
+    numbers, keep, ahead = (ticket[0], ticket[1]), (threshold, scale), tile * channels
+    for turn in prange(n * tiles):
+        image, number = divmod(np.int64(turn), tiles)
+        left = number * tile
+        count = min(tile, pixels - left)
+        first = (image * pixels + left) * channels
+        if channels == 1:
+            drop_run(x, y, numbers, keep, ahead, first, count)
+        else:
+            word = image * channels * pixels + left
+            drop_pixels(x, y, numbers, keep, ahead, (first, word), (count, pixels, channels))

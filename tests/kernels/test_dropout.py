@@ -52,16 +52,16 @@ def test_layout_does_not_change_the_mask(backend, rng, layout):
     assert np.ascontiguousarray(grad_x).tobytes() == ref.tobytes()
 
 
-# One element, a vector over several tiles, images of one and of several tiles, channels that share
-# a tile, more than a tile has room for, odd sizes that let blocks of words straddle rows, five
-# axes, nothing.
+# One element, a vector over several tiles, images of one and of several tiles, fewer channels than
+# a vector has lanes, channels that two vectors share, more than a tile has room for, odd sizes that
+# let blocks of words straddle rows, five axes, nothing.
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     "shape",
     [
         *((), (1,), (5003,), (7, 33), (2, 3, 37, 31), (3, 65, 1, 1), (2, 11, 7, 7)),
         *((5, 600, 2, 1), (2, 3, 2, 3, 5), (0, 4, 3, 3), (2, 0, 3, 3), (2, 4, 0, 3)),
-        (1, 400, 9, 11),
+        *((1, 400, 9, 11), (2, 40, 31, 37), (1, 3, 60, 61), (3, 16, 2, 2), (20_011,)),
     ],
 )
 def test_all_backends_give_numpys_bytes(backend, rng, nan_results, dtype, shape):
@@ -74,13 +74,16 @@ def test_all_backends_give_numpys_bytes(backend, rng, nan_results, dtype, shape)
                 assert y.tobytes() == dropout.forward(laid_out, p, TICKET).tobytes()
 
 
-def test_memory_at_any_address(backend, rng):
+@pytest.mark.parametrize("shape", [(42,), (2, 5, 3, 19)])  # the shape in memory
+def test_memory_at_any_address(backend, rng, shape):
     """Kernels that move packs of 16 bytes get none here."""
-    x = rng.standard_normal(42).astype(np.float32)
-    ref = dropout.forward(x, 0.5, TICKET)
-    shifted = np.empty(43, np.float32)[1:]
+    x = rng.standard_normal(shape).astype(np.float32)
+    shifted = np.empty(x.size + 1, np.float32)[1:].reshape(shape)
     shifted[:] = x
-    assert dropout.forward(shifted, 0.5, TICKET).tobytes() == ref.tobytes()
+    y, ref = (
+        dropout.forward(np.moveaxis(a, -1, min(1, a.ndim - 1)), 0.5, TICKET) for a in (shifted, x)
+    )
+    assert y.tobytes() == ref.tobytes()
 
 
 @pytest.mark.parametrize("shape", [(7, 33), (2, 16, 5, 3)])
@@ -146,8 +149,10 @@ def test_input_is_left_as_it_was(backend, rng):
         assert np.array_equal(x, before)
 
 
-def test_any_number_of_threads_gives_the_same_bytes(rng):
-    x = channels_last(rng.standard_normal((3, 5, 40, 40)))
+@pytest.mark.parametrize("shape", [(3, 5, 40, 40), (2, 19, 21, 23)])
+@pytest.mark.parametrize("order", [channels_last, np.ascontiguousarray])
+def test_any_number_of_threads_gives_the_same_bytes(rng, shape, order):
+    x = order(rng.standard_normal(shape))
     with use_backend("numba"):
         results = results_by_threads(lambda: dropout.forward(x, 0.5, TICKET).tobytes())
     assert len(set(results)) == 1
