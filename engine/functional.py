@@ -8,7 +8,7 @@ TypeError for dtypes and backends.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -22,12 +22,14 @@ from ..kernels import dropout as _dropout_kernel
 from ..kernels import layout, reduction
 from ..kernels import max_pool2d as _max_pool2d_kernel
 from ..kernels import softmax_cross_entropy as _cross_entropy_kernel
-from ..kernels.arrays import Array, is_floating
+from ..kernels.arrays import BFLOAT16, Array, dtype_of, is_bfloat16, is_floating
+from ..kernels.backend import backend_of
 from ..kernels.conv2d import Conv2dSize
 from ..kernels.layout import channels_first, channels_last, channels_last_view
 from ..kernels.pooling_window import PoolSize
+from ..kernels.precision import current_precision
 from . import ops
-from .autograd import differentiable, is_grad_enabled, jointly, once
+from .autograd import differentiable, is_grad_enabled, jointly, no_grad, once
 from .random import Generator, default_generator
 from .tensor import Tensor
 
@@ -61,7 +63,35 @@ def _batched(op: str, x: Any) -> tuple[Tensor, bool]:
     return (x, False) if x.ndim == 4 else (ops.unsqueeze(x, 0), True)
 
 
+def _in_precision(op: str, *operands: Tensor | None) -> list[Tensor | None]:
+    """Return float32 operands of a product in bfloat16, where precision bf16 is asked for.
+
+    Their gradients are float32 again: parameters stay the masters.
+    """
+    if current_precision() != "bf16":
+        return list(operands)
+    for x in operands:
+        if x is not None and (name := backend_of(x.data)) not in ("cuda", "emulator"):
+            raise ValueError(
+                f"{op}: precision bf16 needs backend cuda or emulator, and this array is of "
+                f"backend {name}; choose one of them, or use_precision('ieee')"
+            )
+    bfloat16 = dtype_of(BFLOAT16)
+    return [
+        ops.cast(x, dtype=bfloat16) if x is not None and x.dtype == np.float32 else x
+        for x in operands
+    ]
+
+
 # Convolution and linear
+
+
+def _wgrad(grad_y: Array, x: Array, size: Conv2dSize, place: Array | None) -> Array:
+    """Return the gradient of a weight, (K, C/G, R, S), in its place where that lies as ours do."""
+    if place is None or not (last := channels_last_view(place)).flags.c_contiguous:
+        return channels_first(_conv2d_kernel.wgrad(grad_y, x, size))
+    _conv2d_kernel.wgrad(grad_y, x, size, last)
+    return place
 
 
 @differentiable(keeps=(0, 1), fills=(1,))
@@ -69,18 +99,18 @@ def _conv2d(x: Array, w: Array, bias: Array | None, **window: Any) -> Any:
     x, w = channels_last(x), channels_last(w)
     size = Conv2dSize.of(x.shape, w.shape, **window)
     grad_last = once(channels_last)
-
-    def grad_w(g: Array, place: Array | None) -> Array:
-        if place is None or not (last := channels_last_view(place)).flags.c_contiguous:
-            return channels_first(_conv2d_kernel.wgrad(grad_last(g), x, size))
-        _conv2d_kernel.wgrad(grad_last(g), x, size, last)
-        return place
-
     return channels_first(_conv2d_kernel.fprop(x, w, bias, size)), (
         lambda g: channels_first(_conv2d_kernel.dgrad(grad_last(g), w, size)),
-        grad_w,
+        lambda g, place: _wgrad(grad_last(g), x, size, place),
         lambda g: reduction.sum(g, (0, 2, 3)),
     )
+
+
+def _filters(op: str, weight: Any) -> Tensor:
+    weight = _as_tensor(op, weight, "weight")
+    if weight.ndim != 4:
+        raise ValueError(f"{op}: weight must be (K, C/groups, R, S), got shape {weight.shape}")
+    return weight
 
 
 def conv2d(
@@ -111,10 +141,9 @@ def conv2d(
         ValueError: Shapes do not fit, or a number is out of range.
     """
     x, added = _batched("conv2d", input)
-    weight, bias = _as_tensor("conv2d", weight, "weight"), _optional("conv2d", bias, "bias")
-    if weight.ndim != 4:
-        raise ValueError(f"conv2d: weight must be (K, C/groups, R, S), got shape {weight.shape}")
-    y = _conv2d(x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    operands = x, _filters("conv2d", weight), _optional("conv2d", bias, "bias")
+    operands = _in_precision("conv2d", *operands)
+    y = _conv2d(*operands, stride=stride, padding=padding, dilation=dilation, groups=groups)
     return ops.squeeze(y, 0) if added else y
 
 
@@ -146,7 +175,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         bias = None if bias is None else ops.reshape(bias, (1,))
     lead = x.shape[:-1]
     rows = x if x.ndim == 2 else ops.reshape(x, (prod(lead), x.shape[-1]))
-    y = ops.product(rows, w, bias)
+    y = ops.product(*_in_precision("linear", rows, w, bias))
     return y if y.shape == (*lead, *features) else ops.reshape(y, (*lead, *features))
 
 
@@ -297,29 +326,63 @@ def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
 # Normalization
 
 
-@differentiable(keeps=(0, 1))
-def _batch_norm(
-    x: Array, weight: Array | None, bias: Array | None, *, running: Any, training: bool, **numbers
-) -> Any:
-    x = channels_last(x)
+def _normalized(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    residual: Array | None,
+    activation: str | None,
+    moments: Any,
+    *,
+    running: Sequence[Array | None],
+    training: bool,
+    momentum: Any,
+    eps: float,
+) -> tuple[Array, Callable[[Array], tuple[Any, ...]]]:
+    """Return y, and what gives all gradients from grad_y; every image (..., C)."""
     mean, var = running
-    momentum, eps = numbers["momentum"], numbers["eps"]
     if training:
         y, batch_mean, inv_std = _batch_norm_kernel.forward(
-            x, weight, bias, mean, var, momentum, eps
+            x, weight, bias, mean, var, momentum, eps, residual, activation, moments
         )
+        kept = None if residual is None else y
+        return y, lambda g: _batch_norm_kernel.backward(
+            g, x, batch_mean, inv_std, weight, bias, kept, activation
+        )
+    y = _batch_norm_kernel.forward_eval(x, weight, bias, mean, var, eps, residual, activation)
+    kept = None if residual is None else y
+    mean, var = layout.copy(mean), layout.copy(var)  # training may move on before backward
+    return y, lambda g: _batch_norm_kernel.backward_eval(
+        g, x, weight, mean, var, eps, bias, kept, activation
+    )
 
-        def gradients(g: Array) -> tuple[Array, ...]:
-            return _batch_norm_kernel.backward(channels_last(g), x, batch_mean, inv_std, weight)
-    else:
-        y = _batch_norm_kernel.forward_eval(x, weight, bias, mean, var, eps)
-        mean, var = layout.copy(mean), layout.copy(var)  # training may move on before backward
 
-        def gradients(g: Array) -> tuple[Array, ...]:
-            return _batch_norm_kernel.backward_eval(channels_last(g), x, weight, mean, var, eps)
-
-    vjps = jointly(gradients, 3)
+@differentiable(keeps=(0, 1))
+def _batch_norm(x: Array, weight: Array | None, bias: Array | None, **options: Any) -> Any:
+    y, gradients = _normalized(channels_last(x), weight, bias, None, None, None, **options)
+    vjps = jointly(lambda g: gradients(channels_last(g)), 3)
     return channels_first(y), (lambda g: channels_first(vjps[0](g)), vjps[1], vjps[2])
+
+
+def _statistics(
+    op: str, running_mean: Any, running_var: Any, training: bool, momentum: Any
+) -> list[Tensor | None]:
+    """Check and return the running statistics."""
+    if not training and (running_mean is None or running_var is None):
+        raise ValueError(f"{op}: without training, running_mean and running_var are needed")
+    if training and momentum is None:
+        raise TypeError(f"{op}: momentum must be a number, or an array of one; not None")
+    return [
+        _optional(op, running_mean, "running_mean"),
+        _optional(op, running_var, "running_var"),
+    ]
+
+
+def _count_update(running: list[Tensor | None]) -> None:
+    """Count the change of running statistics in place, as training makes it."""
+    for r in running:
+        if r is not None:
+            r._version.count += 1
 
 
 def batch_norm(
@@ -355,14 +418,7 @@ def batch_norm(
     x = _as_tensor("batch_norm", input)
     if x.ndim < 2:
         raise ValueError(f"batch_norm: input must be (N, C, ...), got shape {x.shape}")
-    if not training and (running_mean is None or running_var is None):
-        raise ValueError("batch_norm: without training, running_mean and running_var are needed")
-    if training and momentum is None:
-        raise TypeError("batch_norm: momentum must be a number, or an array of one; not None")
-    running = [
-        _optional("batch_norm", running_mean, "running_mean"),
-        _optional("batch_norm", running_var, "running_var"),
-    ]
+    running = _statistics("batch_norm", running_mean, running_var, training, momentum)
     y = _batch_norm(
         x,
         _optional("batch_norm", weight, "weight"),
@@ -372,10 +428,173 @@ def batch_norm(
         momentum=momentum,
         eps=eps,
     )
-    for r in running:
-        if training and r is not None:
-            r._version.count += 1
+    if training:
+        _count_update(running)
     return y
+
+
+# Convolution, normalization and activation in one
+
+
+@differentiable(keeps=(0, 1, 2, 3), keeps_result=True, fills=(1,))
+def _conv_bn_act(
+    x: Array,
+    w: Array,
+    weight: Array | None,
+    bias: Array | None,
+    residual: Array | None,
+    *,
+    activation: str | None,
+    window: dict[str, Any],
+    **options: Any,
+) -> Any:
+    x, w = channels_last(x), channels_last(w)
+    residual = None if residual is None else channels_last(residual)
+    size = Conv2dSize.of(x.shape, w.shape, **window)
+    if options["training"]:
+        convolved, moments = _conv2d_kernel.fprop_moments(x, w, size)
+    else:
+        convolved, moments = _conv2d_kernel.fprop(x, w, None, size), None
+    y, gradients = _normalized(convolved, weight, bias, residual, activation, moments, **options)
+    back = once(lambda g: gradients(channels_last(g)))
+    return channels_first(y), (
+        lambda g: channels_first(_conv2d_kernel.dgrad(back(g)[0], w, size)),
+        lambda g, place: _wgrad(back(g)[0], x, size, place),
+        lambda g: back(g)[1],
+        lambda g: back(g)[2],
+        lambda g: channels_first(back(g)[3]),
+    )
+
+
+def conv_bn_act(
+    input: Tensor,
+    weight: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    bn_weight: Tensor | None = None,
+    bn_bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    activation: str | None = "relu",
+    stride: IntOrPair = 1,
+    padding: str | IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    training: bool = False,
+    momentum: Any = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """activation(batch_norm(conv2d(input, weight)) + residual), with fewer passes over memory.
+
+    The convolution leaves the sums for the statistics, where its kernel can; normalization,
+    residual and activation are one pass, and their gradients two. In evaluation, where no
+    gradient is recorded, the normalization goes into the weights (``fold_batch_norm``), and
+    results differ from those of the single steps by rounding.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W).
+        weight: (K, C/groups, R, S).
+        running_mean, running_var, training, momentum, eps: As ``batch_norm``.
+        bn_weight: Scale of each channel, (K,), or None.
+        bn_bias: Shift of each channel, (K,), or None.
+        residual: Added before the activation, of the shape of the result, or None.
+        activation: "relu" or None.
+        stride, padding, dilation, groups: As ``conv2d``.
+
+    Returns:
+        (N, K, P, Q) or (K, P, Q).
+
+    Raises:
+        TypeError, ValueError: As ``conv2d`` and ``batch_norm``; the shape of the residual is not
+            that of the result, or there is no such activation.
+    """
+    op = "conv_bn_act"
+    x, added = _batched(op, input)
+    w, residual = _filters(op, weight), _optional(op, residual, "residual")
+    if added and residual is not None:
+        residual = ops.unsqueeze(residual, 0)
+    running = _statistics(op, running_mean, running_var, training, momentum)
+    bn_weight, bn_bias = _optional(op, bn_weight, "bn_weight"), _optional(op, bn_bias, "bn_bias")
+    window = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    if training or is_grad_recorded(x, w, bn_weight, bn_bias, residual):
+        x, w, residual = _in_precision(op, x, w, residual)
+        y = _conv_bn_act(
+            *(x, w, bn_weight, bn_bias, residual),
+            activation=activation,
+            window=window,
+            running=[None if r is None else r.data for r in running],
+            training=training,
+            momentum=momentum,
+            eps=eps,
+        )
+        if training:
+            _count_update(running)
+    else:
+        w, bias = fold_batch_norm(w, running[0], running[1], bn_weight, bn_bias, eps)
+        y = conv_act(x, w, bias, residual, activation, **window)
+    return ops.squeeze(y, 0) if added else y
+
+
+def is_grad_recorded(*inputs: Tensor | None) -> bool:
+    """Return whether an op on these would be recorded for ``backward``."""
+    return is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+
+
+@no_grad
+def fold_batch_norm(
+    weight: Tensor,
+    running_mean: Any,
+    running_var: Any,
+    bn_weight: Tensor | None,
+    bn_bias: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the weight and bias of the convolution that equals a convolution and batch-norm.
+
+    The batch-norm is that of evaluation. Nothing is recorded for ``backward``.
+
+    Args:
+        weight: (K, C/groups, R, S).
+        running_mean, running_var, eps: Of the batch-norm, (K,).
+        bn_weight: (K,), or None for ones.
+        bn_bias: (K,), or None for zeros.
+
+    Returns:
+        (K, C/groups, R, S) and (K,).
+    """
+    scale = 1.0 / (running_var + eps).sqrt()
+    scale = scale if bn_weight is None else scale * bn_weight
+    shift = -running_mean * scale
+    return weight * scale.reshape(-1, 1, 1, 1), shift if bn_bias is None else shift + bn_bias
+
+
+def conv_act(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None = None,
+    activation: str | None = "relu",
+    **window: Any,
+) -> Tensor:
+    """activation(conv2d(input, weight, bias) + residual).
+
+    Args:
+        input, weight, bias: As ``conv2d``.
+        residual: Of the shape of the result, or None.
+        activation: "relu" or None.
+        window: Options of ``conv2d``.
+
+    Raises:
+        TypeError, ValueError: As ``conv2d``; the shape of the residual is not that of the result,
+            or there is no such activation.
+    """
+    if activation not in ("relu", None):
+        raise ValueError(f"conv_act: activation must be 'relu' or None, got {activation!r}")
+    y = conv2d(input, weight, bias, **window)
+    if residual is not None:
+        if residual.shape != y.shape:
+            raise ValueError(f"conv_act: residual has shape {residual.shape}, expected {y.shape}")
+        y = y + _in_precision("conv_act", residual)[0]
+    return relu(y) if activation == "relu" else y
 
 
 # Activations
@@ -519,6 +738,8 @@ def cross_entropy(
     """
     _check_reduction("cross_entropy", size_average, reduce, reduction)
     x = _as_tensor("cross_entropy", input)
+    if is_bfloat16(x.dtype) and current_precision() == "bf16":
+        x = ops.cast(x, dtype=np.dtype(np.float32))
     t = _as_tensor("cross_entropy", target, "target")
     weight = _optional("cross_entropy", weight, "weight")
     if not x.ndim:

@@ -508,12 +508,18 @@ def clone(x: Array, *, order: Any = "K") -> Any:
     return layout.copy(x, order=order), (lambda g: g,)
 
 
-@differentiable(keeps=())
+@differentiable(keeps=(), fills=(0,))
 def cast(x: Array, *, dtype: np.dtype) -> Any:
     """Convert to ``dtype``; integers carry no gradient."""
     before = x.dtype
-    back = (lambda g: layout.cast(g, before)) if is_floating(dtype) else None
-    return layout.cast(x, dtype), (back,)
+
+    def back(g: Array, place: Array | None) -> Array:
+        if place is None:
+            return layout.cast(g, before)
+        layout.fill(place, g)
+        return place
+
+    return layout.cast(x, dtype), (back if is_floating(dtype) else None,)
 
 
 @differentiable(keeps=())

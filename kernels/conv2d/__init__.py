@@ -35,6 +35,7 @@ from ..arrays import (
     pair,
 )
 from ..backend import implementation
+from ..batch_norm import Moments, moments_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +241,27 @@ def fprop(x: Array, w: Array, bias: Array | None, size: Conv2dSize) -> Array:
     y = empty(x, size.y_shape)
     implementation(__name__, x, w, bias).fprop(x, w, bias, y, size)
     return y
+
+
+def fprop_moments(x: Array, w: Array, size: Conv2dSize) -> tuple[Array, Moments]:
+    """Convolve, and take of the result what batch-norm needs for its statistics.
+
+    Args:
+        x, w, size: As ``fprop``.
+
+    Returns:
+        ``fprop(x, w, None, size)``, and ``batch_norm.moments_of`` it, cut into parts of rows as
+        the implementation finds convenient: kernels that have the result in registers spare
+        batch-norm one reading of it.
+
+    Raises:
+        TypeError, ValueError: As ``fprop``.
+    """
+    _check(size, x=(x, size.x_shape), weight=(w, size.w_shape))
+    y = empty(x, size.y_shape)
+    if not y.size:
+        return y, moments_of(y)
+    return y, Moments(*implementation(__name__, x, w).fprop_moments(x, w, y, size))
 
 
 def dgrad(grad_y: Array, w: Array, size: Conv2dSize) -> Array:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..batch_norm.on_numba import moments
 from ..cpu.accumulate import accumulate, add_parts
 from ..cpu.correlate import correlate, pack
 from ..cpu.memory import empty
@@ -13,6 +14,11 @@ from .plan_wgrad import wgrad_plan
 def fprop(x, w, bias, y, size):
     if size.n:
         _correlate(x, w, bias, y, fprop_plan(size, x.dtype.name, get_num_threads()))
+
+
+def fprop_moments(x, w, y, size):
+    fprop(x, w, None, y, size)
+    return moments(y.reshape(-1, size.k))
 
 
 def dgrad(grad_y, w, grad_x, size):

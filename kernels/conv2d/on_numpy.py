@@ -2,12 +2,19 @@
 
 import numpy as np
 
+from ..batch_norm.on_numpy import moments
+
 
 def fprop(x, w, bias, y, size):
     y[...] = 0 if bias is None else bias
     for r, s, window in _taps(_pad(x, size), size):
         for k, c in _groups(size):
             y[..., k] += window[..., c] @ w[k, r, s].T
+
+
+def fprop_moments(x, w, y, size):
+    fprop(x, w, None, y, size)
+    return moments(y.reshape(-1, size.k))
 
 
 def dgrad(grad_y, w, grad_x, size):
