@@ -10,8 +10,10 @@ import typer
 
 from .doctor import doctor
 from .evaluate import evaluate, predict
+from .roofline import roofline
 from .summary import summary
 from .train import train
+from .tune import tune_kernels
 
 app = typer.Typer(
     name="convolt",
@@ -21,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (train, evaluate, predict, summary, doctor):
+for command in (train, evaluate, predict, summary, doctor, roofline, tune_kernels):
     app.command()(command)
 
 

@@ -24,7 +24,7 @@ def summary(
     from ..training import build_model
 
     choose_backend(None)
-    shape = _parse(input_size)
+    shape = parse_input_size(input_size)
     announce_compilation()
     costs = summarize(build_model(model, shape, NUMBER_OF_CLASSES), shape, batch)
     if as_json:
@@ -33,7 +33,8 @@ def summary(
         _print_table(model, costs)
 
 
-def _parse(input_size: str) -> tuple[int, int, int]:
+def parse_input_size(input_size: str) -> tuple[int, int, int]:
+    """The shape of an image; ValueError where it is none."""
     try:
         channels, height, width = (int(number) for number in input_size.split(","))
     except ValueError:

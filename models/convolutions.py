@@ -73,6 +73,11 @@ class Convolution:
             groups=self.groups,
         )
 
+    @property
+    def verbs(self) -> tuple[str, ...]:
+        """What a training step computes: no gradient with respect to images, of 1 or 3 channels."""
+        return ("fprop", "wgrad") if self.c in (1, 3) else ("fprop", "dgrad", "wgrad")
+
 
 def convolutions(network: str, batch: int | None) -> tuple[Convolution, ...]:
     """Return the distinct convolutions of ``network`` in the order of its layers.

@@ -25,8 +25,8 @@ __device__ __forceinline__ void store(const WarpTile& result, unsigned char* rin
 //           of filters x (r, s, c), a warp WARP_M x 32 of it. The splits are blockIdx.y.
 // Traffic   reads = STORAGE_BYTES * n * p * q * (k * ceil_div(r * s * (c // groups), TILE_N)
 //                   + r * s * c * ceil_div(k // groups, TILE_M))
-//           writes = (STORAGE_BYTES + min(splits - 1, 1) * (4 - STORAGE_BYTES)) * splits * k * r *
-//                    s * (c // groups)
+//           writes = (STORAGE_BYTES + min(splits - 1, 1) * (4 - STORAGE_BYTES)) * (splits
+//                    * k * r * s * (c // groups))
 //           for whole packs of channels and filters, less the taps that fall on the padding.
 //           Several splits are written as float.
 // Roofline  size.flops / size.bytes: 1 x 1 filters are bound by memory, most others by arithmetic.

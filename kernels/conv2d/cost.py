@@ -24,7 +24,7 @@ WGMMA_INSTRUCTIONS = 10  # of each of four warps, for one wgmma: descriptors, wa
 RESIDENT_EXPOSED = 0.5  # two blocks or more
 PING_PONG_EXPOSED = 0.25  # two warpgroups that take turns
 
-WARP_ROWS, WARP_COLUMNS = 64, 32  # of a tile by mma.sync: what a warp multiplies, at most
+MMA_WARP_COLUMNS = 32  # of a tile by mma.sync, as in conv2d_*_mma.cu
 
 _ITEMSIZE = {"bfloat16": 2, "float32": 4, "float64": 8}
 
@@ -217,9 +217,9 @@ def _mma(problem: Problem, algorithm: Algorithm) -> Step:
     """cp.async into shared memory, ldmatrix, mma.sync; two blocks or more to an SM."""
     m, n, k = algorithm.tile_m, algorithm.tile_n, algorithm.tile_k
     itemsize = _ITEMSIZE[problem.dtype]
-    warp_m, warp_n = min(m, WARP_ROWS), min(n, WARP_COLUMNS)
-    warps = m * n / (warp_m * warp_n)
-    reads = warps * (warp_m + warp_n) * k * itemsize
+    warps = 8 if m * n > 128 * 64 else 4
+    warp_m = m * n / (warps * MMA_WARP_COLUMNS)
+    reads = warps * (warp_m + MMA_WARP_COLUMNS) * k * itemsize
     writes = (m + n) * k * itemsize
     products_ = m * n * k * itemsize / (16 * 8 * 32)  # m16n8k16 of 2 bytes, m16n8k8 of 4
     copies = writes / 16 / 32 * COPY_INSTRUCTIONS

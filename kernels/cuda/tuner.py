@@ -92,6 +92,11 @@ class TunedTable:
         self._names: dict[str, str] = json.loads(shipped.read_text()) if shipped.exists() else {}
         self._names |= self._kept()
 
+    @property
+    def entries(self) -> dict[str, str]:
+        """Key -> name of an algorithm, all of them."""
+        return dict(self._names)
+
     def get(self, key: str) -> str | None:
         """Return the name of the algorithm for what ``key`` describes; None: it was not timed."""
         return self._names.get(key)

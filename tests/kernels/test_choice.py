@@ -163,8 +163,8 @@ def test_the_environment_names_algorithms(two, monkeypatch):
     ("op", "name", "message"),
     [
         ("conv2d_forward", "simt", "unknown op 'conv2d_forward'; the ops are conv2d_fprop, "),
-        ("conv2d_fprop", "direct_8x8", "unknown algorithm 'direct_8x8'; the families are simt, "),
-        ("conv2d_fprop", "", "unknown algorithm ''; the families are simt, "),
+        ("conv2d_fprop", "direct_8x8", "unknown algorithm 'direct_8x8'; the families are .*simt"),
+        ("conv2d_fprop", "", "unknown algorithm ''; the families are .*simt"),
     ],
 )
 def test_unknown_names_are_errors(source, op, name, message, monkeypatch):
