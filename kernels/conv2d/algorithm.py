@@ -51,6 +51,11 @@ class Problem:
         return cls(verb, size, dtype, precision, not any(address(a) % ALIGNMENT for a in arrays))
 
     @property
+    def on_tensor_cores(self) -> bool:
+        """Whether the products may be made there: bfloat16, and float32 as tf32."""
+        return self.dtype == "bfloat16" or self.precision == "tf32"
+
+    @property
     def depthwise(self) -> bool:
         """Whether a group has one channel: a tile of a product would be empty for the most part."""
         return self.size.groups > 1 and self.size.c == self.size.groups

@@ -48,8 +48,7 @@ def algorithms(problem: Problem) -> tuple[Algorithm, ...]:
 
     None for float64, for float32 in its own precision, and for depthwise convolutions.
     """
-    exact = problem.dtype == "float32" and problem.precision == "ieee"
-    if exact or problem.dtype not in _ELEMENT_BYTES or problem.depthwise:
+    if problem.depthwise or not problem.on_tensor_cores:
         return ()
     shapes = {"fprop": _FPROP, "dgrad": _DGRAD, "wgrad": _WGRAD}[problem.verb]
     if not _in_packs(problem):
