@@ -3,6 +3,7 @@ it into a time.
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -60,7 +61,7 @@ class Step:
         instructions: Of warps, issued.
         exposed: Share of a tile's beginning and end that other tiles on the SM do not hide.
         box: Channels of a tap come in whole boxes of so many; 1: one tap's after another's.
-        launch_a_phase: Whether each phase of a dgrad's strides is a launch of its own.
+        phases: Of a dgrad's strides, at most, that are one launch.
     """
 
     core: str
@@ -68,7 +69,7 @@ class Step:
     instructions: float
     exposed: float
     box: int = 1
-    launch_a_phase: bool = False
+    phases: int = sys.maxsize
 
     def columns(self, product: Product) -> int:
         """Columns of the product, in whole boxes."""
@@ -119,7 +120,7 @@ def work(problem: Problem, algorithm: Algorithm) -> Work:
     itemsize = _ITEMSIZE[problem.dtype]
     tile_m, tile_n, tile_k = algorithm.tile_m, algorithm.tile_n, algorithm.tile_k
     step = STEPS[algorithm.family](problem, algorithm)
-    tiles: list[int] = []
+    tiles: list[int] = []  # of each product
     steps = a_bytes = b_bytes = 0
     for product in products(problem):
         down, across = -(-product.m // tile_m), -(-step.columns(product) // tile_n)
@@ -132,7 +133,7 @@ def work(problem: Problem, algorithm: Algorithm) -> Work:
         core=step.core,
         operands=_operands(problem, step.core),
         tile=(tile_m, tile_n, tile_k),
-        tiles=tuple(tiles) if step.launch_a_phase else (sum(tiles),),
+        tiles=_of_launches(tiles, step.phases),
         steps=steps,
         shared_bytes=step.shared_bytes,
         instructions=step.instructions,
@@ -142,6 +143,12 @@ def work(problem: Problem, algorithm: Algorithm) -> Work:
         dram_bytes=least_bytes(problem),
         partial_bytes=_partial_bytes(problem, algorithm),
     )
+
+
+def _of_launches(tiles: list[int], phases: int) -> tuple[int, ...]:
+    """Tiles of each launch: of its phases, each has as many as the one that has most."""
+    launches = (tiles[first : first + phases] for first in range(0, len(tiles), phases))
+    return tuple(len(launch) * max(launch) for launch in launches)
 
 
 def _depthwise(problem: Problem, algorithm: Algorithm) -> Work:
@@ -204,12 +211,11 @@ def _simt(problem: Problem, algorithm: Algorithm) -> Step:
     """gemm_tile.cuh: a thread sums 4 x 4 results; operands are float or double in shared memory."""
     m, n, k = algorithm.tile_m, algorithm.tile_n, algorithm.tile_k
     itemsize = 8 if problem.dtype == "float64" else 4
-    packs = (m + n) * k * itemsize / 16
     warps = m * n / 16 / 32
     reads = warps * k * 2 * (4 * 32 * itemsize) / 2  # half the lanes of a warp read what others do
     writes = (m + n) * k * itemsize
     products_and_reads = warps * k * (16 + itemsize / 2)
-    loads = packs / 32 * LOAD_INSTRUCTIONS
+    loads = (m + n) * k / _pack(problem, 16 // itemsize) / 32 * LOAD_INSTRUCTIONS
     return Step("fma", reads + writes, products_and_reads + loads, exposed=RESIDENT_EXPOSED)
 
 
@@ -222,7 +228,7 @@ def _mma(problem: Problem, algorithm: Algorithm) -> Step:
     reads = warps * (warp_m + MMA_WARP_COLUMNS) * k * itemsize
     writes = (m + n) * k * itemsize
     products_ = m * n * k * itemsize / (16 * 8 * 32)  # m16n8k16 of 2 bytes, m16n8k8 of 4
-    copies = writes / 16 / 32 * COPY_INSTRUCTIONS
+    copies = (m + n) * k / _pack(problem, 16 // itemsize) / 32 * COPY_INSTRUCTIONS
     return Step("mma", reads + writes, products_ + reads / 512 + copies, exposed=RESIDENT_EXPOSED)
 
 
@@ -243,7 +249,7 @@ def _wgmma(problem: Problem, algorithm: Algorithm) -> Step:
         instructions=warps_products * WGMMA_INSTRUCTIONS,
         exposed=PING_PONG_EXPOSED if m * n <= 128 * 128 else 1.0,
         box=k,
-        launch_a_phase=True,
+        phases=4,
     )
 
 
@@ -252,6 +258,14 @@ STEPS: dict[str, Callable[[Problem, Algorithm], Step]] = {
     "mma": _mma,
     "wgmma": _wgmma,
 }
+
+
+def _pack(problem: Problem, most: int) -> int:
+    """Elements that one instruction loads: single ones, where a group's channels are no packs."""
+    size = problem.size
+    lines = (size.c, size.k)[: 1 + (problem.verb != "fprop")]
+    whole = problem.aligned and not any(line // size.groups % most for line in lines)
+    return most if whole else 1
 
 
 def _operands(problem: Problem, core: str) -> str:

@@ -101,16 +101,24 @@ def test_counts_are_those_of_the_launches(asked, algorithm, launches):
     tiles = [made(grid, arguments) for _, grid, arguments, _ in launches]
     assert tuple(tiles) == counted.tiles
 
-    def traffic(launched):
+    def traffic(launched, **options):
         kernel, grid, arguments, constants = launched
-        return np.array(kernel.traffic(grid, *arguments, **constants))
+        return np.array(kernel.traffic(grid, *arguments, **constants, **options))
 
     reads, _ = sum(map(traffic, launches))
     assert counted.l2_bytes == pytest.approx(reads, rel=0.1)
+    added_up = 0
     if adding:
-        assert counted.partial_bytes == traffic(adding)[0]
+        partial_bytes, added_up = traffic(adding)
+        assert counted.partial_bytes == partial_bytes
     else:
         assert not counted.partial_bytes
+    if all(kernel.entry_point.formula("dram_reads") for kernel, *_ in launches):
+        moved = sum(sum(traffic(launched, dram=True)) for launched in launches)
+        dram_bytes = moved - counted.partial_bytes + added_up
+        assert counted.dram_bytes <= 1.1 * dram_bytes
+        if least_bytes(asked) == asked.size.bytes(operands(asked)[0].itemsize):
+            assert counted.dram_bytes >= 0.9 * dram_bytes  # else some formulas count all of x
 
 
 def made(grid, arguments):
