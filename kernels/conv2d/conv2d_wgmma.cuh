@@ -18,16 +18,39 @@ struct WindowAxis {
   int first, step, length;
 };
 
-// A product whose rows are pixels.
-struct PixelProduct {
-  int gemm_m, gemm_n;  // pixels and channels of the result
-  int depth, taps;     // channels summed over, for each tap
-  int filter_s;        // taps in a line of a filter
-  int tiles_m, tiles_n;
+// Pixels of the result that meet the same taps: all of them in fprop, in dgrad those whose
+// coordinates have the same remainders by the strides.
+struct PixelPhase {
+  int gemm_m, all_taps;
   WindowAxis rows, columns;
 };
 
-// Where pixel i of a product begins its window.
+// Products whose rows are pixels, one for each phase.
+struct PixelProduct {
+  int gemm_n, depth;     // channels of the result; summed over, for each tap
+  int filter_s;          // taps in a line of a filter
+  int tiles_m, tiles_n;  // of the largest phase
+  int phases;
+  int pixels_read;  // of the operand: for the formulas of Traffic
+  PixelPhase phase[4];
+};
+
+// Which part of a product a tile is. Tiles that run together have the same pixels: first come the
+// columns, then the phases, whose windows are nearly the same. Phases have more taps or less, so a
+// block gets another one each time.
+struct PixelTile {
+  int row, column, phase;
+
+  __device__ __forceinline__ PixelTile(const PixelProduct& size, int tile) {
+    const int line = tile / size.tiles_n, m = line / size.phases;
+    const int blocks_of_m = max(1, static_cast<int>(gridDim.x) / (size.tiles_n * size.phases));
+    row = m * TILE_M;
+    column = tile % size.tiles_n * TILE_N;
+    phase = (line + m / blocks_of_m) % size.phases;
+  }
+};
+
+// Where pixel i begins its window.
 struct WindowStart {
   int image, h, w;
 
@@ -39,22 +62,38 @@ struct WindowStart {
   }
 };
 
-// A warpgroup, for epilogue.cuh. Barrier 0 is the block's.
-struct Warpgroup {
-  static constexpr int THREADS = WARPGROUP;
-  static __device__ __forceinline__ int thread() { return threadIdx.x % WARPGROUP; }
-  static __device__ __forceinline__ void sync() {
-    named_barrier_sync(1 + threadIdx.x / WARPGROUP, WARPGROUP);
+// Where the rows of a tile go.
+struct PixelRows {
+  const PixelPhase& phase;
+  int first, channels;
+
+  // Of the first channel of row i, in elements.
+  __device__ __forceinline__ long long offset(int i) const {
+    const WindowAxis &rows = phase.rows, &columns = phase.columns;
+    const int m = first + i, line = m / columns.count;
+    if (m >= phase.gemm_m) return NO_ROW;
+    const int h = rows.first + line % rows.count * rows.step;
+    const int w = columns.first + m % columns.count * columns.step;
+    const long long image = line / rows.count;
+    return ((image * rows.length + h) * columns.length + w) * channels;
   }
 };
 
-// A warpgroup's results on their way out, for epilogue.cuh: boxes of 64 columns, as TMA stores them.
+// The threads that finish a tile together, for epilogue.cuh. Barrier 0 is the block's.
+struct Team {
+  static constexpr int THREADS = PING_PONG ? WARPGROUP : CONSUMERS;
+  static __device__ __forceinline__ int number() { return threadIdx.x / THREADS; }
+  static __device__ __forceinline__ int thread() { return threadIdx.x % THREADS; }
+  static __device__ __forceinline__ void sync() { named_barrier_sync(1 + number(), THREADS); }
+};
+
+// A team's results on their way out, for epilogue.cuh: boxes of 64 columns, as TMA stores them.
 class BoxedTile {
   unsigned char* boxes_;
 
  public:
   typedef bfloat16 Number;
-  static constexpr int HEIGHT = ::HEIGHT, WIDTH = TILE_N, BYTES = HEIGHT * WIDTH * 2;
+  static constexpr int HEIGHT = TILE_M, WIDTH = TILE_N, BYTES = HEIGHT * WIDTH * 2;
 
   // `shared`: BYTES on a multiple of 1024.
   __device__ __forceinline__ explicit BoxedTile(unsigned char* shared) : boxes_(shared) {}
@@ -72,26 +111,8 @@ class BoxedTile {
   }
 };
 
-constexpr int STAGES_BYTES = STAGES * STAGE_BYTES;
-
-// The pixels that a warpgroup's rows are.
-struct PixelRows {
-  const PixelProduct& size;
-  int first;
-
-  // Of the first channel of row i, in elements.
-  __device__ __forceinline__ long long offset(int i) const {
-    const int m = first + i;
-    if (m >= size.gemm_m) return NO_ROW;
-    const int line = m / size.columns.count;
-    const int h = size.rows.first + line % size.rows.count * size.rows.step;
-    const int w = size.columns.first + m % size.columns.count * size.columns.step;
-    const long long image = line / size.rows.count;
-    return ((image * size.rows.length + h) * size.columns.length + w) * size.gemm_n;
-  }
-};
-
-// For each result of this thread's sums, in pairs: f(row, column, sum, next_sum).
+// For each result of this thread's sums, in pairs: f(row, column, sum, next_sum), the rows counted
+// from the warpgroup's first.
 template <class F>
 __device__ __forceinline__ void each_pair(const Sums& sums, F f) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x % WARPGROUP / 32;
@@ -105,20 +126,23 @@ __device__ __forceinline__ void each_pair(const Sums& sums, F f) {
           sums[i][4 * j + 2 * h + 1]);
 }
 
-// fprop, and dgrad for one phase of the strides. CHANNELS_ACROSS: the tile's columns are
-// neighbours in memory of the filters (dgrad), else what is summed over.
+// What becomes of the results of a PixelProduct; null: nothing.
+struct Results {
+  bfloat16* to;
+  const bfloat16* bias;
+  Fused fused;
+  float *means, *squares;  // of each tile of rows and each channel
+};
+
+// fprop and dgrad. CHANNELS_ACROSS: the filters' channels are the columns of the tile (dgrad), not
+// what is summed over.
 template <bool CHANNELS_ACROSS>
 class PixelTiles {
   const PixelProduct& size_;
-  const TensorMap *image_, *filters_, *result_;
-  const bfloat16* bias_;
-  bfloat16* to_;
-  BoxedTile staged_;
-
-  __device__ __forceinline__ int first_row(int tile) const { return tile / size_.tiles_n * TILE_M; }
-  __device__ __forceinline__ int first_column(int tile) const {
-    return tile % size_.tiles_n * TILE_N;
-  }
+  const TensorMap *images_, *filters_, *stores_;  // images_: of each phase
+  const Results results_;
+  const BoxedTile staged_;
+  float* const scratch_;
 
   __device__ __forceinline__ void load_filters(const Stage& stage, int tap, int channel,
                                                int column) const {
@@ -131,69 +155,96 @@ class PixelTiles {
     }
   }
 
-  // To rows that lie one after the other.
-  __device__ __forceinline__ void store_boxes(int row, int column) const {
-    if (Warpgroup::thread() != 0) return;
-    for (int i = 0; i < TILE_N && column + i < size_.gemm_n; i += BOX)
-      tma_store(result_, staged_.box(i), column + i, row);
-    tma_store_commit();
+  __device__ __forceinline__ void stage_results(const Sums& sums, int row, int column) const {
+    const bool with_bias = results_.bias != nullptr;
+    each_pair(sums, [&](int i, int j, float a, float b) {
+      if (with_bias && column + j < size_.gemm_n) {
+        a += to_real(results_.bias[column + j]);
+        b += to_real(results_.bias[column + j + 1]);
+      }
+      staged_.put(row + i, j, a, b);
+    });
+  }
+
+  // Rows that lie one after the other, and as they are, are stored by TMA.
+  __device__ __forceinline__ void store(const PixelTile& at) const {
+    const PixelPhase& phase = size_.phase[at.phase];
+    const Fused& fused = results_.fused;
+    const bool in_line = phase.rows.step == 1 && phase.columns.step == 1;
+    if (in_line && fused.residual == nullptr && fused.activation == NO_ACTIVATION) {
+      if (Team::thread() != 0) return;
+      for (int i = 0; i < TILE_N && at.column + i < size_.gemm_n; i += BOX)
+        tma_store(stores_, staged_.box(i), at.column + i, at.row);
+      tma_store_commit();
+    } else {
+      store_tile<Team>(staged_, results_.to + at.column, PixelRows{phase, at.row, size_.gemm_n},
+                       size_.gemm_n - at.column, fused);
+    }
+  }
+
+  __device__ __forceinline__ void store_moments(const PixelTile& at) const {
+    const long long first = static_cast<long long>(at.row / TILE_M) * size_.gemm_n + at.column;
+    Moments<Team, BoxedTile>(staged_, size_.phase[0].gemm_m - at.row, scratch_)
+        .store(results_.means + first, results_.squares + first, size_.gemm_n - at.column);
   }
 
  public:
-  __device__ __forceinline__ PixelTiles(const PixelProduct& size, const TensorMap* image,
-                                        const TensorMap* filters, const TensorMap* result,
-                                        const bfloat16* bias, bfloat16* to, unsigned char* memory)
+  // `memory` is that of the stages, behind which comes that of the results; `scratch` has
+  // MOMENTS_SCRATCH floats.
+  __device__ __forceinline__ PixelTiles(const PixelProduct& size, const TensorMap* images,
+                                        const TensorMap* filters, const TensorMap* stores,
+                                        const Results& results, unsigned char* memory,
+                                        float* scratch)
       : size_(size),
-        image_(image),
+        images_(images),
         filters_(filters),
-        result_(result),
-        bias_(bias),
-        to_(to),
-        staged_(memory + STAGES_BYTES + threadIdx.x / WARPGROUP * BoxedTile::BYTES) {}
+        stores_(stores),
+        results_(results),
+        staged_(memory + STAGES * STAGE_BYTES + Team::number() * BoxedTile::BYTES),
+        scratch_(scratch + Team::number() * Moments<Team, BoxedTile>::SCRATCH) {}
 
-  __device__ __forceinline__ int tiles() const { return size_.tiles_m * size_.tiles_n; }
-  __device__ __forceinline__ int steps(int) const {
-    return size_.taps * ceil_div(size_.depth, DEPTH);
+  __device__ __forceinline__ int tiles() const {
+    return size_.tiles_m * size_.tiles_n * size_.phases;
+  }
+  __device__ __forceinline__ int steps(int tile) const {
+    const PixelTile at(size_, tile);
+    const PixelPhase& phase = size_.phase[at.phase];
+    return at.row < phase.gemm_m ? phase.all_taps * ceil_div(size_.depth, DEPTH) : 0;
   }
 
   __device__ __forceinline__ void load(int tile, Ring& ring) const {
-    const WindowAxis &rows = size_.rows, &columns = size_.columns;
-    const WindowStart start(first_row(tile), rows, columns);
+    const PixelTile at(size_, tile);
+    const WindowAxis& rows = size_.phase[at.phase].rows;
+    const WindowAxis& columns = size_.phase[at.phase].columns;
+    if (at.row >= size_.phase[at.phase].gemm_m) return;
+    const WindowStart start(at.row, rows, columns);
     for (int i = 0; i < rows.taps; ++i)
       for (int j = 0; j < columns.taps; ++j) {
         const int line = rows.first_tap + i * rows.tap_step;
         const int tap = line * size_.filter_s + columns.first_tap + j * columns.tap_step;
         for (int c = 0; c < size_.depth; c += DEPTH) {
           const Stage stage = ring.next_to_fill();
-          tma_load_im2col(stage.a, image_, stage.full, c, start.w, start.h, start.image,
+          tma_load_im2col(stage.a, images_ + at.phase, stage.full, c, start.w, start.h, start.image,
                           j * columns.reach, i * rows.reach);
-          load_filters(stage, tap, c, first_column(tile));
+          load_filters(stage, tap, c, at.column);
         }
       }
   }
 
   __device__ __forceinline__ void finish(int tile, int row, const Sums& sums) const {
-    const PixelRows rows{size_, first_row(tile) + row};
-    const int column = first_column(tile), columns = size_.gemm_n - column;
-    const bfloat16* const bias = bias_ == nullptr ? nullptr : bias_ + column;
-    if (Warpgroup::thread() == 0) tma_store_wait_read<0>();  // of the tile before
-    Warpgroup::sync();
-    each_pair(sums, [&](int i, int j, float a, float b) {
-      if (bias != nullptr && j < columns) {
-        a += to_real(bias[j]);
-        b += to_real(bias[j + 1]);
-      }
-      staged_.put(i, j, a, b);
-    });
+    const PixelTile at(size_, tile);
+    if (Team::thread() == 0) tma_store_wait_read<0>();  // of the tile before
+    Team::sync();
+    stage_results(sums, row, at.column);
     fence_proxy_async();
-    Warpgroup::sync();
-    if (size_.rows.step == 1 && size_.columns.step == 1)
-      store_boxes(rows.first, column);
-    else
-      store_tile<Warpgroup>(staged_, to_ + column, rows, columns, Fused{nullptr, NO_ACTIVATION});
+    Team::sync();
+    store(at);
+    if (results_.means != nullptr) store_moments(at);
   }
 
   __device__ __forceinline__ void end() const {
-    if (Warpgroup::thread() == 0) tma_store_wait_read<0>();
+    if (Team::thread() == 0) tma_store_wait_read<0>();
   }
 };
+
+constexpr int MOMENTS_SCRATCH = 2 * CONSUMERS;

@@ -5,6 +5,7 @@ conv2d_wgmma.cuh has the index maps, cuda/wgmma_pipeline.cuh the main loop.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 
 from ..cuda import tensor_map
 from ..cuda.gemm import Tile
@@ -20,6 +21,8 @@ _BOX = 64  # rows, and channels, of the boxes that operands consist of; depth of
 _BOX_BYTES = 2 * _BOX * _BOX
 _ALIGNMENT = 1024  # of a box in shared memory
 _CHANNELS = 8  # are 16 bytes, in which TMA counts
+_ACTIVATIONS = {None: 0, "relu": 1}  # as in epilogue.cuh
+PHASES = 4  # of the strides of a dgrad, at most, in a launch
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ _FILTER_TILES = {
 def _kernels(verb: str, tiles: dict[Tile, Plan]) -> dict[Tile, Kernel]:
     return {
         tile: Kernel(
-            *(__file__, f"conv2d_wgmma_{verb}.cu", f"conv2d_{verb}_wgmma"),
+            *(__file__, f"conv2d_{verb}_wgmma.cu", f"conv2d_{verb}_wgmma"),
             block=384,
             shared_bytes=plan.shared_bytes(tile),
             STORAGE="bfloat16",
@@ -177,6 +180,12 @@ class WindowAxis:
         """Where the last window begins, counted from the operand's last pixel."""
         return self.lower + self.walk * (self.count - 1) + 1 - self.operand
 
+    def met(self) -> set[int]:
+        """Pixels of the operand that some tap meets."""
+        starts = range(self.lower, self.lower + self.count * self.walk, self.walk)
+        places = {start + j * self.reach for start in starts for j in range(self.taps)}
+        return {place for place in places if 0 <= place < self.operand}
+
     @property
     def within_reach(self) -> bool:
         """Whether TMA's im2col mode has bits enough; without taps nothing is loaded."""
@@ -210,41 +219,57 @@ def _dgrad_axes(size: Conv2dSize) -> tuple[_Axes, _Axes]:
 
 
 @dataclass(frozen=True, slots=True)
-class PixelProduct:
-    """A product whose rows are pixels; see the struct."""
+class PixelPhase:
+    """Pixels of the result that meet the same taps; see the struct."""
 
     gemm_m: int
-    gemm_n: int
-    depth: int
-    taps: int
-    filter_s: int
-    tiles_m: int
-    tiles_n: int
+    all_taps: int
     rows: WindowAxis
     columns: WindowAxis
 
     @classmethod
+    def of(cls, images: int, rows: WindowAxis, columns: WindowAxis) -> "PixelPhase":
+        """Describe the phase of two axes' phases."""
+        return cls(images * rows.count * columns.count, rows.taps * columns.taps, rows, columns)
+
+
+_NO_AXIS = WindowAxis(*[0] * 11)
+_NO_PHASE = PixelPhase(0, 0, _NO_AXIS, _NO_AXIS)
+
+
+@dataclass(frozen=True, slots=True)
+class PixelProduct:
+    """Products whose rows are pixels, of one launch; see the struct."""
+
+    gemm_n: int
+    depth: int
+    filter_s: int
+    tiles_m: int
+    tiles_n: int
+    phases: int
+    pixels_read: int
+    phase: tuple[PixelPhase, ...]
+
+    @classmethod
     def of(
-        cls, tile: Tile, size: Conv2dSize, n: int, depth: int, rows: WindowAxis, columns: WindowAxis
+        cls, tile: Tile, size: Conv2dSize, n: int, depth: int, phases: tuple[PixelPhase, ...]
     ) -> "PixelProduct":
-        """Describe a launch for ``n`` channels of the result, each a sum over ``depth`` others."""
-        pixels = size.n * rows.count * columns.count
+        """Describe products with ``n`` channels of the result, each a sum over ``depth`` others."""
         return cls(
-            gemm_m=pixels,
             gemm_n=n,
             depth=depth,
-            taps=rows.taps * columns.taps,
             filter_s=size.s,
-            tiles_m=ceil_div(pixels, tile[0]),
+            tiles_m=ceil_div(max(phase.gemm_m for phase in phases), tile[0]),
             tiles_n=ceil_div(n, tile[1]),
-            rows=rows,
-            columns=columns,
+            phases=len(phases),
+            pixels_read=size.n * _pixels_met(phases),
+            phase=phases + (_NO_PHASE,) * (PHASES - len(phases)),
         )
 
     @property
     def tiles(self) -> int:
         """Of the launch."""
-        return self.tiles_m * self.tiles_n
+        return self.tiles_m * self.tiles_n * self.phases
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,12 +278,13 @@ class TapProduct:
 
     gemm_m: int
     channels: int
-    taps: int
+    all_taps: int
     filter_s: int
     pixels: int
     splits: int
     tiles_m: int
     tiles_n: int
+    pixels_read: int
     rows: WindowAxis
     columns: WindowAxis
 
@@ -273,18 +299,18 @@ def fprop_product(algorithm: Algorithm, size: Conv2dSize) -> PixelProduct:
     """Return what the launch of a forward convolution multiplies."""
     tile = algorithm.tile_m, algorithm.tile_n
     (rows,), (columns,) = _fprop_axes(size)
-    return PixelProduct.of(tile, size, size.k, size.c, rows, columns)
+    return PixelProduct.of(tile, size, size.k, size.c, (PixelPhase.of(size.n, rows, columns),))
 
 
 @lru_cache(maxsize=1024)
 def dgrad_products(algorithm: Algorithm, size: Conv2dSize) -> tuple[PixelProduct, ...]:
-    """Return what the launches of a gradient with respect to x multiply, one a stride phase."""
+    """Return what the launches of a gradient with respect to x multiply."""
     tile = algorithm.tile_m, algorithm.tile_n
     vertical, horizontal = _dgrad_axes(size)
+    phases = tuple(PixelPhase.of(size.n, *axes) for axes in product(vertical, horizontal))
     return tuple(
-        PixelProduct.of(tile, size, size.c, size.k, rows, columns)
-        for rows in vertical
-        for columns in horizontal
+        PixelProduct.of(tile, size, size.c, size.k, phases[first : first + PHASES])
+        for first in range(0, len(phases), PHASES)
     )
 
 
@@ -295,15 +321,23 @@ def wgrad_product(algorithm: Algorithm, size: Conv2dSize) -> TapProduct:
     return TapProduct(
         gemm_m=size.k,
         channels=size.c,
-        taps=size.r * size.s,
+        all_taps=size.r * size.s,
         filter_s=size.s,
         pixels=size.n * size.p * size.q,
         splits=algorithm.splits,
         tiles_m=ceil_div(size.k, algorithm.tile_m),
         tiles_n=ceil_div(_boxes(size), algorithm.tile_n // _BOX),
+        pixels_read=size.n * len(rows.met()) * len(columns.met()),
         rows=rows,
         columns=columns,
     )
+
+
+def _pixels_met(phases: tuple[PixelPhase, ...]) -> int:
+    """Pixels of an image of the operand that are read."""
+    met = [(p.rows.met(), p.columns.met()) for p in phases if p.all_taps]
+    rows, columns = zip(*met, strict=True) if met else ((), ())
+    return len(set().union(*rows)) * len(set().union(*columns))
 
 
 def _boxes(size: Conv2dSize) -> int:
@@ -314,41 +348,56 @@ def _boxes(size: Conv2dSize) -> int:
 # ---- Launches ------------------------------------------------------------------------------------
 
 
-def fprop(algorithm, x, w, bias, y, size):
-    product, tile = fprop_product(algorithm, size), (algorithm.tile_m, algorithm.tile_n)
+def fprop(algorithm, x, w, bias, y, size, moments=None, residual=None, activation=None):
+    """Compute y = activation(rounded(x * w + bias) + residual).
+
+    Args:
+        algorithm: One of ``algorithms``.
+        x, w, bias, y, size: As ``on_cuda.fprop`` takes them.
+        moments: ``Moments.of(algorithm, y)``, to be filled with those of rounded(x * w + bias).
+        residual: Of the shape of y, or None.
+        activation: ``"relu"`` or None.
+    """
+    multiplied, tile = fprop_product(algorithm, size), (algorithm.tile_m, algorithm.tile_n)
     filters = tensor_map.tiled(_by_tap(w), (tile[1], 1, _BOX), swizzle_bytes=128)
-    maps = _windows(x, tile[0], product), filters, _results(y, tile)
-    _FPROP[tile].launch(_blocks(product, x), *maps, bias, y, product)
+    maps = _windows(x, tile[0], multiplied.phase[0]), filters, _results(y, tile)
+    means, squares = (moments.means, moments.squares) if moments else (None, None)
+    arrays = bias, residual, y, means, squares
+    blocks = _blocks(multiplied, x)
+    _FPROP[tile].launch(blocks, *maps, *arrays, _ACTIVATIONS[activation], multiplied)
 
 
 def dgrad(algorithm, grad_y, w, grad_x, size):
     tile = algorithm.tile_m, algorithm.tile_n
     filters = tensor_map.tiled(_by_tap(w), (_BOX, 1, _BOX), swizzle_bytes=128)
     results = _results(grad_x, tile)
-    for product in dgrad_products(algorithm, size):
+    for multiplied in dgrad_products(algorithm, size):
         # A phase without taps loads nothing: any map will do.
-        windows = _windows(grad_y, tile[0], product) if product.taps else filters
-        maps = windows, filters, results
-        _DGRAD[tile].launch(_blocks(product, grad_y), *maps, grad_x, product)
+        windows = [
+            _windows(grad_y, tile[0], phase) if phase.all_taps else filters
+            for phase in multiplied.phase
+        ]
+        maps = {"of": windows}, filters, results
+        _DGRAD[tile].launch(_blocks(multiplied, grad_y), *maps, grad_x, multiplied)
 
 
 def wgrad(algorithm, grad_y, x, grad_w, size):
-    product, tile = wgrad_product(algorithm, size), (algorithm.tile_m, algorithm.tile_n)
+    multiplied, tile = wgrad_product(algorithm, size), (algorithm.tile_m, algorithm.tile_n)
     pixels = tensor_map.tiled(grad_y.reshape(-1, size.k), (_BOX, _BOX), swizzle_bytes=128)
-    maps = pixels, _windows(x, _BOX, product)
-    partial = parts_of(grad_w, product.splits)
-    _WGRAD[tile].launch(_blocks(product, x), *maps, grad_w, partial, product)
+    maps = pixels, _windows(x, _BOX, multiplied)
+    partial = parts_of(grad_w, multiplied.splits)
+    _WGRAD[tile].launch(_blocks(multiplied, x), *maps, grad_w, partial, multiplied)
     add_parts(partial, grad_w)
 
 
-def _blocks(product: PixelProduct | TapProduct, array) -> int:
+def _blocks(multiplied: PixelProduct | TapProduct, array) -> int:
     """One for each multiprocessor: a block fills it, and goes from tile to tile."""
-    return min(product.tiles, gpu_of(array).sms)
+    return min(multiplied.tiles, gpu_of(array).sms)
 
 
-def _windows(image, pixels: int, product: PixelProduct | TapProduct) -> TensorMap:
+def _windows(image, pixels: int, of: PixelPhase | TapProduct) -> TensorMap:
     """What fetches the pixels that a tap meets, ``pixels`` at a time."""
-    rows, columns = product.rows, product.columns
+    rows, columns = of.rows, of.columns
     return tensor_map.im2col(
         image,
         _BOX,
@@ -366,6 +415,5 @@ def _by_tap(w):
 
 
 def _results(y, tile: Tile) -> TensorMap:
-    """What stores the rows of a warpgroup, 64 channels at a time."""
-    rows = tile[0] if _PIXEL_TILES[tile].ping_pong else tile[0] // 2
-    return tensor_map.tiled(y.reshape(-1, y.shape[3]), (rows, _BOX), swizzle_bytes=128)
+    """What stores the rows of a tile, 64 channels at a time."""
+    return tensor_map.tiled(y.reshape(-1, y.shape[3]), (tile[0], _BOX), swizzle_bytes=128)

@@ -333,8 +333,8 @@ def _pack(arguments: list[Argument]) -> tuple[Any, Any, Any]:
         parameter = argument.parameter
         if not parameter.pointer:
             ctypes.memmove(address, value.tobytes(), value.nbytes)
-            if value.dtype.names == ("opaque",):  # a TensorMap: the array that it describes
-                buffers.append(_CBuffer(*extent(value["opaque"]), parameter.name.encode(), True))
+            for opaque in _tensor_maps(value):  # the arrays that they describe
+                buffers.append(_CBuffer(*extent(opaque), parameter.name.encode(), True))
         elif value is not None:
             first = address_of(value)
             ctypes.c_void_p.from_address(address).value = first
@@ -343,6 +343,15 @@ def _pack(arguments: list[Argument]) -> tuple[Any, Any, Any]:
         pointers[i] = address
         address += slot
     return memory, pointers, (_CBuffer * len(buffers))(*buffers)
+
+
+def _tensor_maps(value: Any) -> Iterator[Any]:
+    """The 128 bytes of each ``TensorMap`` that a value is, or has among its fields."""
+    if value.dtype.names == ("opaque",):
+        yield from value["opaque"].reshape(-1, 16)
+    else:
+        for name in value.dtype.names or ():
+            yield from _tensor_maps(value[name])
 
 
 def _size(argument: Argument) -> int:

@@ -5,9 +5,10 @@
 // A product whose rows are filters and whose columns are taps: of each (r, s) whole boxes of 64
 // channels, the last filled up with zeros.
 struct TapProduct {
-  int gemm_m, channels, taps, filter_s;
+  int gemm_m, channels, all_taps, filter_s;
   int pixels, splits;
   int tiles_m, tiles_n;
+  int pixels_read;  // of x: for the formulas of Traffic
   WindowAxis rows, columns;
 };
 
@@ -26,7 +27,7 @@ class TapTiles {
 
     __device__ __forceinline__ Columns(const TapProduct& size, int box) {
       const int boxes = ceil_div(size.channels, BOX);
-      exist = box < size.taps * boxes;
+      exist = box < size.all_taps * boxes;
       tap = exist ? box / boxes : 0;
       channel = exist ? box % boxes * BOX : boxes * BOX;
     }
@@ -74,7 +75,7 @@ class TapTiles {
       const Columns columns(size_, first_box + column / BOX);
       const int channel = columns.channel + column % BOX;
       if (filter >= size_.gemm_m || channel >= size_.channels) return;
-      const long long line = static_cast<long long>(filter) * size_.taps + columns.tap;
+      const long long line = static_cast<long long>(filter) * size_.all_taps + columns.tap;
       store_pair(to + line * size_.channels + channel, a, b);
     });
   }
@@ -95,7 +96,7 @@ class TapTiles {
   }
   __device__ __forceinline__ void finish(int tile, int row, const Sums& sums) const {
     const int filter = first_row(tile) + row, box = first_box(tile);
-    const long long count = static_cast<long long>(size_.gemm_m) * size_.taps * size_.channels;
+    const long long count = static_cast<long long>(size_.gemm_m) * size_.all_taps * size_.channels;
     if (size_.splits == 1)
       store(grad_w_, sums, filter, box);
     else
@@ -111,10 +112,12 @@ class TapTiles {
 // Mapping   for each split, a product of filters x pixels with (r, s, c) x pixels. A block has
 //           TILE_M x TILE_N of it at a time and goes on GRID tiles further; the tiles of a split
 //           run together, so that its pixels leave DRAM once.
-// Traffic   reads = 2 * pixels * (gemm_m * tiles_n + taps * channels * tiles_m)
-//           writes = 4 * splits * gemm_m * taps * channels
-//           less the taps that fall on the padding. One split is written as bfloat16, 16 bytes of a
-//           sector at a time.
+// Traffic   reads = 2 * pixels * (gemm_m * tiles_n + all_taps * channels * tiles_m)
+//           dram_reads = 2 * (pixels * gemm_m + pixels_read * channels)
+//           writes = 4 * splits * gemm_m * all_taps * channels
+//           dram_writes = (2 + 2 * has_partial) * splits * gemm_m * all_taps * channels
+//           less the taps that fall on the padding. One split is written as bfloat16, half a sector
+//           at a time.
 // Roofline  size.flops / size.bytes.
 // Limits    sm_90a. One group; channels in multiples of 8; what TMA's im2col mode reaches.
 // Source    the derivative of conv2d_fprop; Chetlur et al. 2014 (cuDNN), section 3.

@@ -1,15 +1,20 @@
 // Forward convolution by wgmma; conv2d_wgmma.cuh has the index maps.
 #include "conv2d_wgmma.cuh"
 
-// y[n,p,q,k] = bias[k] + sum over r,s,c of
+// y[n,p,q,k] = activation(residual[n,p,q,k] + rounded(bias[k] + sum over r,s,c of
 //              x[n, p*stride_h + r*dilation_h - pad_top, q*stride_w + s*dilation_w - pad_left, c]
-//              * w[k,r,s,c]
+//              * w[k,r,s,c]))
+// and, where `means` is given, of each part of TILE_M pixels and each k, the mean of what is
+// rounded and, in `squares`, the sum of the squared deviations from it.
 //
 // Mapping   a product of pixels x (r, s, c) windows with filters x (r, s, c). A block has TILE_M x
 //           TILE_N of it at a time and goes on GRID tiles further; neighbouring blocks have the
 //           same pixels and other filters, so that x leaves DRAM once.
-// Traffic   reads = 2 * taps * depth * (gemm_m * tiles_n + gemm_n * tiles_m)
-//           writes = 2 * gemm_m * gemm_n
+// Traffic   reads = 2 * depth * all_taps[0] * (gemm_m[0] * tiles_n + gemm_n * tiles_m)
+//                   + 2 * has_residual * gemm_m[0] * gemm_n
+//           dram_reads = 2 * depth * (pixels_read + all_taps[0] * gemm_n)
+//                        + 2 * has_residual * gemm_m[0] * gemm_n
+//           writes = 2 * gemm_m[0] * gemm_n + 8 * has_means * tiles_m * gemm_n
 //           less the taps that fall on the padding.
 // Roofline  size.flops / size.bytes.
 // Limits    sm_90a. One group; channels in multiples of 8; what TMA's im2col mode reaches.
@@ -18,10 +23,14 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1)
     conv2d_fprop_wgmma(const __grid_constant__ TensorMap map_x,
                        const __grid_constant__ TensorMap map_w,
                        const __grid_constant__ TensorMap map_y, const bfloat16* __restrict__ bias,
-                       bfloat16* __restrict__ y, const __grid_constant__ PixelProduct size) {
+                       const bfloat16* __restrict__ residual, bfloat16* __restrict__ y,
+                       float* __restrict__ means, float* __restrict__ squares, int activation,
+                       const __grid_constant__ PixelProduct size) {
   EXTERN_SHARED(unsigned char, start);
   __shared__ Barriers barriers;
+  __shared__ __align__(16) float scratch[MOMENTS_SCRATCH];
   unsigned char* const memory = align_shared<1024>(start);
-  run<false, false>(PixelTiles<false>(size, &map_x, &map_w, &map_y, bias, y, memory),
+  const Results results{y, bias, {residual, activation}, means, squares};
+  run<false, false>(PixelTiles<false>(size, &map_x, &map_w, &map_y, results, memory, scratch),
                     Ring(memory, barriers));
 }
