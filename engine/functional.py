@@ -587,7 +587,7 @@ def conv_act(
         TypeError, ValueError: As ``conv2d``; the shape of the residual is not that of the result,
             or there is no such activation.
     """
-    if activation not in ("relu", None):
+    if activation not in _batch_norm_kernel.ACTIVATIONS:
         raise ValueError(f"conv_act: activation must be 'relu' or None, got {activation!r}")
     y = conv2d(input, weight, bias, **window)
     if residual is not None:

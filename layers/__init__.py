@@ -11,6 +11,8 @@ from .containers import ModuleList as ModuleList
 from .containers import Sequential as Sequential
 from .conv import Conv2d as Conv2d
 from .dropout import Dropout as Dropout
+from .fused import ConvBnAct as ConvBnAct
+from .fused import conv_bn_act as conv_bn_act
 from .linear import Flatten as Flatten
 from .linear import Identity as Identity
 from .linear import Linear as Linear

@@ -1,5 +1,6 @@
 """Batch normalization (Ioffe and Szegedy, 2015)."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -98,6 +99,17 @@ class BatchNorm(Module):
     def forward(self, input: Tensor) -> Tensor:
         """Normalize; in training also move the running statistics."""
         self._check(input)
+        return self.normalize(
+            lambda mean, var, **options: functional.batch_norm(
+                input, mean, var, self.weight, self.bias, **options
+            )
+        )
+
+    def normalize(self, call: Callable[..., Tensor]) -> Tensor:
+        """Return ``call(running_mean, running_var, training=, momentum=, eps=)``; count the batch.
+
+        What ``forward`` does but for the function that it calls.
+        """
         tracks = self.training and self.track_running_stats
         counter = self.num_batches_tracked if tracks else None
         batches = None if counter is None else counter + 1
@@ -105,19 +117,21 @@ class BatchNorm(Module):
         if momentum is None:  # an array, like all that changes from step to step
             momentum = 0.0 if batches is None else (1.0 / batches.double()).data
         running = tracks or not self.training
-        y = functional.batch_norm(
-            input,
+        y = call(
             self.running_mean if running else None,
             self.running_var if running else None,
-            self.weight,
-            self.bias,
-            self.training or (self.running_mean is None and self.running_var is None),
-            momentum,
-            self.eps,
+            training=self.uses_batch,
+            momentum=momentum,
+            eps=self.eps,
         )
         if counter is not None and batches is not None:
             counter.copy_(batches)  # after the call: one that failed does not count
         return y
+
+    @property
+    def uses_batch(self) -> bool:
+        """Whether a call normalizes by the statistics of its batch."""
+        return self.training or (self.running_mean is None and self.running_var is None)
 
     def _check(self, input: Tensor) -> None:
         if input.ndim not in self._shapes:

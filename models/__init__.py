@@ -6,11 +6,17 @@ from typing import Any
 from ..layers import Module
 from .lenet5 import lenet5
 from .mlp import mlp
+from .resnet import resnet20, resnet50
 from .summary import LayerSummary as LayerSummary
 from .summary import Summary as Summary
 from .summary import summarize as summarize
 
-_MODELS: dict[str, Callable[..., Module]] = {"lenet5": lenet5, "mlp": mlp}
+_MODELS: dict[str, Callable[..., Module]] = {
+    "lenet5": lenet5,
+    "mlp": mlp,
+    "resnet20": resnet20,
+    "resnet50": resnet50,
+}
 
 
 def names() -> list[str]:
