@@ -9,6 +9,7 @@ missing driver.
 
 import ctypes
 import json
+import time
 import weakref
 from contextlib import contextmanager
 from math import prod
@@ -324,7 +325,11 @@ class _Stream:
     def record(self, event=None):
         event = event or _Event()
         event.stream, event.after = self, self.done + len(self.work)
+        event.time_s = time.perf_counter()
         return event
+
+    def is_capturing(self):
+        return False
 
     def wait_event(self, event):
         self.enqueue(event.finish)
@@ -359,6 +364,11 @@ class _Event:
     @property
     def done(self):
         return self.stream is None or self.stream.done >= self.after
+
+
+def _elapsed_time(begin, end):
+    """Milliseconds, of work on the default stream, which is done at once."""
+    return (end.time_s - begin.time_s) * 1e3
 
 
 _NULL = _Stream(null=True)
@@ -449,6 +459,7 @@ _CUDA_NAMES = {
     "Event": _Event,
     "Device": _Device,
     "get_current_stream": _stream,
+    "get_elapsed_time": _elapsed_time,
     "alloc_pinned_memory": _alloc_pinned_memory,
     "function": SimpleNamespace(Module=_Module),
 }

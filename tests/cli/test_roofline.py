@@ -16,7 +16,7 @@ LAYER = ["conv2d", 256, 64, 56, 56, 256, 1, 1]
 
 @pytest.fixture(autouse=True)
 def _no_wishes(monkeypatch, tmp_path):
-    monkeypatch.setenv("CONVOLT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(tuner, "cache_root", lambda: tmp_path)
     monkeypatch.setattr(choice, "_asked", {})
     monkeypatch.setattr(tuner, "_mode", "cached")
 

@@ -81,7 +81,7 @@ def _nothing_remembered(monkeypatch, tmp_path):
         for cached in (candidates, choice._choice, choice._table):
             cached.cache_clear()
 
-    monkeypatch.setenv("CONVOLT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(tuner, "cache_root", lambda: tmp_path)
     monkeypatch.setattr(choice, "_asked", {})
     monkeypatch.setattr(tuner, "_mode", "cached")
     forget()
