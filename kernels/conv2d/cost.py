@@ -5,14 +5,14 @@ it into a time.
 import math
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
 from ..cuda.cost import Prediction, Work
 from ..cuda.cost import predict as predict_work
-from ..cuda.gpu import Gpu
+from ..cuda.gpu import GPUS, Gpu
 from .algorithm import Algorithm, Problem
 
 # Estimates, by what the loops in the sources need for each: instructions of a warp.
@@ -26,6 +26,9 @@ RESIDENT_EXPOSED = 0.5  # two blocks or more
 PING_PONG_EXPOSED = 0.25  # two warpgroups that take turns
 
 MMA_WARP_COLUMNS = 32  # of a tile by mma.sync, as in conv2d_*_mma.cu
+
+SPLIT_FOR = GPUS["h100"]
+ROUNDS = 8
 
 _ITEMSIZE = {"bfloat16": 2, "float32": 4, "float64": 8}
 
@@ -85,6 +88,26 @@ class Step:
 def predict(problem: Problem, algorithm: Algorithm, gpu: Gpu) -> Prediction:
     """Return the time that an algorithm takes on a GPU."""
     return predict_work(work(problem, algorithm), gpu)
+
+
+def splits(problem: Problem, algorithm: Algorithm, least_depth: int) -> int:
+    """Return into how many parts an algorithm had better cut the sums of a wgrad.
+
+    A function of the problem: whatever GPU computes, the model of cost decides for an h100, between
+    one part and those numbers whose tiles go round its SMs once, twice, ... with few left over.
+
+    Args:
+        problem: Which.
+        algorithm: Without splits.
+        least_depth: Terms of a part, at least.
+    """
+    most = max(1, problem.gemm[2] // least_depth)
+    tiles = sum(work(problem, algorithm).tiles)
+    rounds = range(1, ROUNDS + 1)
+    counts = sorted({min(most, max(1, turns * SPLIT_FOR.sms // tiles)) for turns in rounds} | {1})
+    return min(
+        counts, key=lambda n: predict(problem, replace(algorithm, splits=n), SPLIT_FOR).time_s
+    )
 
 
 def floors_s(problem: Problem, gpu: Gpu) -> tuple[float, float]:

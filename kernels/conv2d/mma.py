@@ -1,9 +1,12 @@
 """Convolutions on tensor cores by mma.sync, sm_80 and up: bfloat16, or float32 rounded to tf32."""
 
+from dataclasses import replace
+
 from ..cuda.gemm import tiles
 from ..cuda.gpu import Gpu
 from ..cuda.launch import Kernel, ceil_div
 from .algorithm import Algorithm, Problem
+from .cost import splits
 from .simt import add_parts, parts_of
 
 Tile = tuple[int, int]  # TILE_M, TILE_N
@@ -12,7 +15,6 @@ _WIDE, _NARROW, _SHORT, _SMALL = (128, 128), (128, 64), (64, 128), (64, 64)
 _ELEMENT_BYTES = {"bfloat16": 2, "float32": 4}
 _STAGES, _DEPTH_BYTES = 4, 64  # of the ring, and of a line of a chunk, as in mma_tile.cuh
 _PACK_BYTES = 16
-_BLOCKS_WANTED = 264  # by a split sum: two for each multiprocessor of a large GPU
 _LEAST_DEPTH = 512  # pixels of one part of a split sum
 _ACTIVATIONS = {None: 0, "relu": 1}  # as in epilogue.cuh
 
@@ -115,12 +117,10 @@ def wgrad_configuration(algorithm: Algorithm, size) -> tuple[Kernel, tuple[int, 
 
 
 def _algorithm(problem: Problem, tile: Tile) -> Algorithm:
-    m, n, depth = problem.gemm
-    splits = 1
-    if problem.verb == "wgrad":
-        blocks = problem.size.groups * tiles(tile, m, n)
-        splits = max(1, min(ceil_div(_BLOCKS_WANTED, blocks), depth // _LEAST_DEPTH))
-    return Algorithm("mma", *tile, _DEPTH_BYTES // _ELEMENT_BYTES[problem.dtype], splits)
+    algorithm = Algorithm("mma", *tile, _DEPTH_BYTES // _ELEMENT_BYTES[problem.dtype])
+    if problem.verb != "wgrad":
+        return algorithm
+    return replace(algorithm, splits=splits(problem, algorithm, _LEAST_DEPTH))
 
 
 def _in_packs(problem: Problem) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from convolt.kernels.conv2d import Conv2dSize
 from convolt.kernels.conv2d.algorithm import VERBS, Algorithm, Problem
 from convolt.kernels.conv2d.choice import FAMILIES, candidates
-from convolt.kernels.conv2d.cost import floors_s, least_bytes, predict, products, work
+from convolt.kernels.conv2d.cost import floors_s, least_bytes, predict, products, splits, work
 from convolt.kernels.cuda.cost import PARTS
 from convolt.kernels.cuda.gpu import GPUS
 from convolt.kernels.cuda.launch import Kernel
@@ -225,6 +225,19 @@ def test_every_gpu_has_floors_and_a_time_for_every_dtype(gpu):
         for algorithm in candidates(asked, gpu):
             found = predict(asked, algorithm, gpu)
             assert 0 < max(floors_s(asked, gpu)) < found.time_s < 1
+
+
+def test_sums_are_split_where_that_takes_less_time():
+    x, w = (256, 14, 14, 256), (256, 3, 3, 256)
+    whole = Algorithm("mma", 128, 128, 32)
+    asked = problem("wgrad", x, w, padding=1)
+    parts = splits(asked, whole, 512)
+    tiles = 2 * 18
+    assert parts * tiles / H100.sms % 1 > 0.9 or parts * tiles % H100.sms == 0
+    split_s, whole_s = (predict(asked, replace(whole, splits=n), H100).time_s for n in (parts, 1))
+    assert split_s < 0.5 * whole_s
+    assert splits(problem("wgrad", (1, 14, 14, 256), w, padding=1), whole, 512) == 1
+    assert splits(problem("wgrad", (0, 14, 14, 256), w, padding=1), whole, 512) == 1
 
 
 def test_an_empty_batch_costs_its_launches():
