@@ -65,9 +65,9 @@ struct WindowStart {
 // Where the rows of a tile go.
 struct PixelRows {
   const PixelPhase& phase;
-  int first, channels;
+  int channels, first, column;  // first: row, of the tile
 
-  // Of the first channel of row i, in elements.
+  // Of row i at the tile's first column, in elements.
   __device__ __forceinline__ long long offset(int i) const {
     const WindowAxis &rows = phase.rows, &columns = phase.columns;
     const int m = first + i, line = m / columns.count;
@@ -75,7 +75,7 @@ struct PixelRows {
     const int h = rows.first + line % rows.count * rows.step;
     const int w = columns.first + m % columns.count * columns.step;
     const long long image = line / rows.count;
-    return ((image * rows.length + h) * columns.length + w) * channels;
+    return ((image * rows.length + h) * columns.length + w) * channels + column;
   }
 };
 
@@ -177,8 +177,8 @@ class PixelTiles {
         tma_store(stores_, staged_.box(i), at.column + i, at.row);
       tma_store_commit();
     } else {
-      store_tile<Team>(staged_, results_.to + at.column, PixelRows{phase, at.row, size_.gemm_n},
-                       size_.gemm_n - at.column, fused);
+      const PixelRows rows{phase, size_.gemm_n, at.row, at.column};
+      store_tile<Team>(staged_, results_.to, rows, size_.gemm_n - at.column, fused);
     }
   }
 

@@ -1,0 +1,403 @@
+"""conv2d by wgmma: parity, the pipeline under unfair schedules, what it refuses, machine code."""
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from sass import disassemble
+from tolerance import assert_within
+
+from convolt.kernels import conv2d, emulator
+from convolt.kernels.backend import use_backend, why_not
+from convolt.kernels.conv2d import Conv2dSize, wgmma
+from convolt.kernels.conv2d.algorithm import VERBS, Algorithm, Moments, Problem
+from convolt.kernels.cuda import compile as compiler
+from convolt.kernels.cuda.gpu import GPUS
+from convolt.kernels.cuda.launch import Kernel
+from convolt.kernels.cuda.signature import read
+
+KERNELS = {"fprop": wgmma._FPROP, "dgrad": wgmma._DGRAD, "wgrad": wgmma._WGRAD}
+FOLDER = Path(wgmma.__file__).resolve().parent.parent
+
+# name: (x (N,H,W,C), (K,R,S), window)
+CASES = {
+    # ResNet
+    "stem": ((1, 17, 17, 8), (64, 7, 7), {"stride": 2, "padding": 3}),
+    "64_3x3": ((2, 9, 9, 64), (64, 3, 3), {"padding": 1}),
+    "64_256_1x1": ((3, 8, 8, 64), (256, 1, 1), {}),
+    "256_64_1x1": ((1, 8, 7, 256), (64, 1, 1), {}),
+    "128_3x3_stride_2": ((2, 9, 9, 128), (128, 3, 3), {"stride": 2, "padding": 1}),
+    "128_256_1x1_stride_2": ((2, 8, 8, 128), (256, 1, 1), {"stride": 2}),
+    # VGG, Inception, AlexNet, dilated networks
+    "64_128_3x3": ((1, 14, 14, 64), (128, 3, 3), {"padding": 1}),
+    "40_72_1x7": ((2, 5, 9, 40), (72, 1, 7), {"padding": (0, 3)}),
+    "72_40_7x1": ((2, 9, 5, 72), (40, 7, 1), {"padding": (3, 0)}),
+    "24_40_5x5": ((2, 8, 8, 24), (40, 5, 5), {"padding": 2}),
+    "8_64_11x11_stride_4": ((1, 19, 19, 8), (64, 11, 11), {"stride": 4, "padding": 2}),
+    "64_3x3_dilation_2": ((1, 11, 10, 64), (64, 3, 3), {"padding": 2, "dilation": 2}),
+    # Channels that fill boxes in part
+    "8_8": ((2, 7, 5, 8), (8, 3, 3), {"padding": 1}),
+    "24_40": ((5, 5, 7, 24), (40, 3, 3), {"padding": 1}),
+    "40_24": ((7, 5, 6, 40), (24, 3, 3), {}),
+    "72_136": ((3, 7, 7, 72), (136, 3, 3), {"padding": 1}),
+    "136_8": ((2, 6, 6, 136), (8, 3, 3), {"padding": 1}),
+    "200_wide": ((1, 6, 7, 200), (264, 1, 1), {}),
+    # Windows
+    "one_pixel": ((1, 1, 1, 8), (8, 1, 1), {}),
+    "filter_larger_than_image": ((1, 3, 3, 16), (16, 7, 7), {"padding": 3}),
+    "wide_padding": ((2, 2, 3, 16), (8, 3, 3), {"padding": (4, 3)}),
+    "valid_even": ((3, 6, 7, 16), (24, 4, 2), {}),
+    "same_even": ((2, 5, 6, 16), (16, 4, 2), {"padding": "same"}),
+    "stride_3": ((2, 11, 10, 8), (16, 3, 3), {"stride": 3, "padding": 1}),
+    "strides_differ": ((1, 9, 8, 16), (24, 3, 2), {"stride": (2, 3), "padding": (1, 0)}),
+    "stride_larger_than_filter": ((2, 7, 11, 16), (8, 2, 2), {"stride": 3}),
+    "stride_larger_than_image": ((1, 2, 3, 8), (8, 1, 1), {"stride": 5}),
+    "stride_over_the_edge": ((2, 8, 7, 24), (16, 3, 3), {"stride": 2, "padding": 1}),
+    "dilation_and_stride": ((1, 11, 10, 16), (16, 3, 3), {"dilation": 2, "stride": 2}),
+    "dilation_multiple_of_stride": ((1, 13, 13, 8), (16, 3, 3), {"dilation": 2, "stride": 4}),
+    "dilations_differ": ((1, 9, 9, 8), (8, 3, 2), {"dilation": (2, 3), "padding": 2}),
+    "row": ((2, 1, 33, 24), (16, 1, 5), {"padding": (0, 2)}),
+    "last_corners": ((1, 2, 130, 8), (8, 1, 3), {"padding": (0, 128), "dilation": (1, 127)}),
+    "batch_of_13": ((13, 3, 5, 16), (8, 2, 2), {}),
+}
+
+
+@pytest.fixture(autouse=True)
+def _few_multiprocessors(monkeypatch):
+    """A block has several tiles, so that it comes round the ring and to the next tile."""
+    if reason := why_not("emulator"):
+        pytest.skip(reason)
+    few(monkeypatch, 3)
+
+
+def few(monkeypatch, sms):
+    name = f"h100-{sms}"
+    monkeypatch.setitem(GPUS, name, replace(GPUS["h100"], name=name, sms=sms))
+    monkeypatch.setenv("CONVOLT_EMULATED_GPU", name)
+
+
+def size_of(case):
+    x_shape, (k, r, s), window = case
+    return Conv2dSize.of(x_shape, (k, r, s, x_shape[3]), **window)
+
+
+def bfloat16(a):
+    return np.asarray(a).astype(ml_dtypes.bfloat16)
+
+
+def operands(size, rng, *, integers):
+    """x, w, bias, grad_y."""
+    shapes = size.x_shape, size.w_shape, (size.k,), size.y_shape
+    draw = (lambda s: rng.integers(-3, 4, s)) if integers else rng.standard_normal
+    return [bfloat16(draw(s)) for s in shapes]
+
+
+def definition(verb, size, x, w, bias, grad_y):
+    wide = [a.astype(np.float64) for a in (x, w, bias, grad_y)]
+    with use_backend("numpy"):
+        if verb == "fprop":
+            return conv2d.fprop(*wide[:3], size)
+        return (
+            conv2d.dgrad(wide[3], wide[1], size)
+            if verb == "dgrad"
+            else conv2d.wgrad(wide[3], wide[0], size)
+        )
+
+
+def length(verb, size):
+    """Terms of one sum."""
+    taps = size.r * size.s
+    return {"fprop": taps * size.c + 1, "dgrad": taps * size.k, "wgrad": size.n * size.p * size.q}[
+        verb
+    ]
+
+
+def run(algorithm, verb, size, x, w, bias, grad_y, **more):
+    result = {"fprop": size.y_shape, "dgrad": size.x_shape, "wgrad": size.w_shape}[verb]
+    out = np.full(result, np.nan, ml_dtypes.bfloat16)
+    if verb == "fprop":
+        wgmma.fprop(algorithm, x, w, bias, out, size, **more)
+    elif verb == "dgrad":
+        wgmma.dgrad(algorithm, grad_y, w, out, size)
+    else:
+        wgmma.wgrad(algorithm, grad_y, x, out, size)
+    return out
+
+
+def algorithms(verb, size):
+    return wgmma.algorithms(Problem(verb, size, "bfloat16"))
+
+
+def one_algorithm(verb, size, i):
+    found = algorithms(verb, size)
+    assert found, "TMA can do this"
+    return found[i % len(found)]
+
+
+def check_integers(algorithm, verb, size, rng, **options):
+    """Sums of small integers are exact in float, so that only the last rounding is left."""
+    arrays = operands(size, rng, integers=True)
+    with emulator.options(**options):
+        got = run(algorithm, verb, size, *arrays)
+    expected = bfloat16(definition(verb, size, *arrays))
+    np.testing.assert_array_equal(got.view(np.uint16), expected.view(np.uint16))
+
+
+def check_floats(algorithm, verb, size, rng, **options):
+    arrays = operands(size, rng, integers=False)
+    with emulator.options(**options):
+        got = run(algorithm, verb, size, *arrays)
+    expected = definition(verb, size, *arrays)
+    magnitude = definition(verb, size, *map(abs, arrays))
+    assert_within(got, expected, magnitude, length(verb, size))
+
+
+# ---- Parity --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("name", CASES)
+def test_equals_the_definition(name, verb, rng):
+    """Each case by one of the tiles; all of them come up."""
+    size, i = size_of(CASES[name]), [*CASES].index(name)
+    check_integers(one_algorithm(verb, size, i), verb, size, rng)
+    check_floats(one_algorithm(verb, size, i + 1), verb, size, rng)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["fast", "check"])
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("name", CASES)
+def test_every_tile_equals_the_definition(name, verb, mode, rng):
+    size = size_of(CASES[name])
+    for algorithm in algorithms(verb, size):
+        check_integers(algorithm, verb, size, rng, mode=mode)
+        check_floats(algorithm, verb, size, rng, mode=mode)
+
+
+CHECKED = ["72_136", "64_3x3", "128_256_1x1_stride_2", "stride_3", "dilation_and_stride"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("name", CHECKED)
+def test_no_access_is_wrong_or_races(name, verb, rng):
+    size, i = size_of(CASES[name]), CHECKED.index(name)
+    check_integers(one_algorithm(verb, size, i), verb, size, rng, mode="check")
+
+
+@pytest.mark.parametrize("tile", wgmma._FPROP, ids=str)
+@pytest.mark.parametrize("mode", ["fast", "check"])
+def test_residual_activation_and_moments(tile, mode, rng):
+    size = size_of(CASES["72_136"])
+    x, w, bias, _ = arrays = operands(size, rng, integers=True)
+    algorithm, residual = Algorithm("wgmma", *tile, 64), bfloat16(rng.standard_normal(size.y_shape))
+    moments = Moments.of(algorithm, residual)
+    with emulator.options(mode=mode):
+        plain = run(algorithm, "fprop", size, *arrays, moments=moments)
+        added = run(algorithm, "fprop", size, *arrays, residual=residual)
+        fused = run(algorithm, "fprop", size, *arrays, residual=residual, activation="relu")
+        relu = run(algorithm, "fprop", size, x, w, None, None, activation="relu")
+    rounded = bfloat16(definition("fprop", size, *arrays)).astype(np.float32)
+    np.testing.assert_array_equal(plain.astype(np.float32), rounded)
+    total = bfloat16(rounded + residual.astype(np.float32))
+    np.testing.assert_array_equal(added, total)
+    np.testing.assert_array_equal(fused, np.maximum(total, 0))
+    unbiased = definition("fprop", size, x, w, 0 * bias, bias)
+    np.testing.assert_array_equal(relu, np.maximum(bfloat16(unbiased), 0))
+    rows = rounded.reshape(-1, size.k).astype(np.float64)
+    for part, first in enumerate(range(0, len(rows), moments.rows)):
+        members = rows[first : first + moments.rows]
+        close = {"rtol": 1e-5, "atol": 1e-5 * np.abs(members).max()}
+        np.testing.assert_allclose(moments.means[part], members.mean(0), **close)
+        squares = ((members - members.mean(0)) ** 2).sum(0)
+        np.testing.assert_allclose(moments.squares[part], squares, rtol=1e-4)
+
+
+def test_infinities_do_not_reach_other_taps_and_filters(rng):
+    """Boxes reach beyond the last channel of a tap, where the next tap begins."""
+    size = Conv2dSize.of((1, 4, 4, 8), (8, 1, 2, 8))
+    x, w, bias, _ = arrays = operands(size, rng, integers=True)
+    w[3, 0, 1, 5] = np.inf
+    got = run(one_algorithm("fprop", size, 0), "fprop", size, *arrays)
+    others = np.arange(8) != 3
+    w[3] = 0
+    expected = definition("fprop", size, x, w, bias, bias)
+    np.testing.assert_array_equal(got[..., others].astype(np.float64), expected[..., others])
+    assert not np.isfinite(got[..., 3].astype(np.float64)).any()
+
+
+# ---- The pipeline --------------------------------------------------------------------------------
+
+PIPELINES = {  # verb, tile, case
+    "fprop ping-pong": ("fprop", (128, 64), ((5, 7, 8, 136), (72, 2, 2), {"padding": 1})),
+    "fprop cooperative": ("fprop", (128, 256), ((5, 7, 8, 136), (8, 2, 2), {"padding": 1})),
+    "dgrad phases": ("dgrad", (128, 64), ((5, 11, 11, 72), (24, 3, 3), {"stride": 2})),
+    "wgrad splits": ("wgrad", (64, 256), ((7, 9, 9, 136), (72, 2, 2), {})),
+}
+TIMES = ("lazy", "eager", "random")
+
+
+def pipeline(name):
+    verb, tile, case = PIPELINES[name]
+    splits = 3 if verb == "wgrad" else 1
+    return Algorithm("wgmma", *tile, 64, splits), verb, size_of(case)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_any_schedule_gives_the_same(name, rng, monkeypatch):
+    few(monkeypatch, 2)
+    algorithm, verb, size = pipeline(name)
+    arrays = operands(size, rng, integers=True)
+    expected = bfloat16(definition(verb, size, *arrays))
+    for seed in range(20):
+        with emulator.options(order="unfair", seed=seed, asynchronous=TIMES[seed % 3]):
+            got = run(algorithm, verb, size, *arrays)
+        np.testing.assert_array_equal(got, expected, f"seed {seed}")
+
+
+# What may be wrong with a pipeline: (file, text, text in its place).
+RING, TILES = "cuda/wgmma_pipeline.cuh", "conv2d/conv2d_wgmma.cuh"
+BUGS = {
+    "no wait for an empty stage": (
+        RING, "mbarrier_wait(&barriers_.empty[slot_], parity_ ^ 1);", ""),
+    "a stage is given back before it was read": (
+        RING, "wgmma_wait<1>();\n    if (step > 0) ring.give_back(1);",
+        "if (step > 0) ring.give_back(0);\n    wgmma_wait<1>();"),
+    "results are read before the wait": (RING, "wgmma_wait<0>();", ""),
+    "no turns": (RING, "if (PING_PONG) mbarrier_wait(", "if (0) mbarrier_wait("),
+    "results are replaced before they were stored": (
+        TILES, "if (Team::thread() == 0) tma_store_wait_read<0>();  // of the tile before", ""),
+    "no barrier between results and their store": (
+        TILES, "fence_proxy_async();\n    Team::sync();", "fence_proxy_async();"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_planted_bugs_are_caught(bug, rng, monkeypatch, tmp_path):
+    few(monkeypatch, 2)
+    algorithm, verb, size = pipeline("fprop ping-pong")
+    plant(bug, verb, (algorithm.tile_m, algorithm.tile_n), monkeypatch, tmp_path)
+    arrays = operands(size, rng, integers=True)
+    expected = bfloat16(definition(verb, size, *arrays))
+
+    def caught(seed):
+        options = {"order": "unfair", "seed": seed, "asynchronous": TIMES[seed % 3]}
+        try:
+            with emulator.options(timeout_s=20, **options):
+                return not np.array_equal(run(algorithm, verb, size, *arrays), expected)
+        except emulator.EmulatorError:
+            return True
+
+    assert any(caught(seed) for seed in range(20))
+
+
+def plant(bug, verb, tile, monkeypatch, folder):
+    """Put a kernel with a bug in the place of one of wgmma's."""
+    for room in ("cuda", "conv2d"):
+        (folder / room).mkdir()
+        for file in (FOLDER / room).glob("*.cu*"):
+            shutil.copy(file, folder / room)
+    file, right, wrong = BUGS[bug]
+    text = (folder / file).read_text()
+    assert right in text
+    (folder / file).write_text(text.replace(right, wrong))
+    sound = KERNELS[verb][tile]
+    (constants,) = sound.combinations()
+    block = int(constants.pop("BLOCK"))
+    constants = {k: int(v) if v.isdigit() else v for k, v in constants.items()}
+    broken = Kernel(
+        str(folder / "conv2d" / "wgmma.py"), sound.path.name, sound.entry,
+        block=block, shared_bytes=sound.shared_bytes, **constants,
+    )  # fmt: skip
+    monkeypatch.setitem(KERNELS[verb], tile, broken)
+
+
+# ---- What is offered -----------------------------------------------------------------------------
+
+
+def test_only_hopper_has_wgmma():
+    assert [gpu.name for gpu in GPUS.values() if wgmma.runs_on(gpu)] == [
+        gpu.name for gpu in GPUS.values() if gpu.capability == 90
+    ]
+
+
+REFUSED = {  # (x, (K, R, S), window), verbs
+    "channels_4": (((1, 5, 5, 4), (8, 3, 3), {}), VERBS),
+    "filters_12": (((1, 5, 5, 8), (12, 3, 3), {}), VERBS),
+    "empty_batch": (((0, 5, 5, 8), (8, 3, 3), {}), VERBS),
+    "stride_9": (((1, 19, 19, 8), (8, 3, 3), {"stride": 9}), VERBS),
+    "corner_129": (((1, 5, 5, 8), (8, 3, 3), {"padding": 129}), ("fprop", "wgrad")),
+    "offset_256": (((1, 5, 300, 8), (8, 1, 3), {"dilation": 128}), ("fprop", "wgrad")),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_tma_cannot_do_is_not_offered(name):
+    case, verbs = REFUSED[name]
+    for verb in verbs:
+        assert algorithms(verb, size_of(case)) == ()
+
+
+def test_other_types_and_addresses_are_not_offered():
+    size = size_of(CASES["64_3x3"])
+    assert wgmma.algorithms(Problem("fprop", size, "float32", "tf32")) == ()
+    assert wgmma.algorithms(Problem("fprop", size, "bfloat16", aligned=False)) == ()
+    groups = Conv2dSize.of((1, 5, 5, 64), (64, 3, 3, 32), groups=2)
+    assert wgmma.algorithms(Problem("fprop", groups, "bfloat16")) == ()
+
+
+def test_launch_configurations():
+    size = Conv2dSize.of((256, 56, 56, 64), (64, 3, 3, 64), padding=1, stride=2)
+    fprop = wgmma.fprop_product(Algorithm("wgmma", 128, 64, 64), size)
+    assert (fprop.tiles_m, fprop.tiles_n, fprop.tiles) == (256 * 28 * 28 // 128, 1, 1568)
+    rows = fprop.phase[0].rows
+    assert (rows.lower, rows.upper, rows.walk, rows.taps) == (-1, -2, 2, 3)
+    (dgrad,) = wgmma.dgrad_products(Algorithm("wgmma", 128, 64, 64), size)
+    assert [phase.all_taps for phase in dgrad.phase] == [1, 2, 2, 4]
+    assert dgrad.tiles == 4 * 1568
+    assert dgrad.pixels_read == 256 * 28 * 28
+    wgrad = wgmma.wgrad_product(Algorithm("wgmma", 64, 256, 64, 44), size)
+    assert (wgrad.tiles_m, wgrad.tiles_n, wgrad.tiles) == (1, 3, 3 * 44)
+
+
+def test_a_split_sum_fills_the_gpu_and_its_parts_are_not_short():
+    def parts(tile, x_shape, *filters, **window):
+        return wgmma.splits(tile, size_of((x_shape, filters, window)))
+
+    assert parts((64, 256), (256, 56, 56, 64), 64, 3, 3, padding=1) == 44  # 3 tiles: 132 blocks
+    assert parts((128, 256), (256, 7, 7, 512), 512, 3, 3, padding=1) <= 3  # 72 tiles, large parts
+    assert parts((128, 128), (1, 8, 8, 64), 64, 3, 3, padding=1) == 1  # one block of pixels
+
+
+# ---- Compilation, without a GPU ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verb", "instructions"),
+    [
+        ("fprop", ("HGMMA", "UTMALDG.4D.IM2COL", "UTMALDG.3D", "UTMASTG.2D", "USETMAXREG")),
+        ("dgrad", ("HGMMA", "UTMALDG.4D.IM2COL", "UTMALDG.3D", "UTMASTG.2D", "USETMAXREG")),
+        ("wgrad", ("HGMMA", "UTMALDG.4D.IM2COL", "UTMALDG.2D", "USETMAXREG")),
+    ],
+)
+def test_machine_code(verb, instructions, tmp_path, monkeypatch):
+    """The compiler is not asked to keep the matrix instructions in order: it would say so."""
+    pytest.importorskip("cupy")
+    logs, resources = [], compiler._resources
+    monkeypatch.setattr(compiler, "_resources", lambda log: logs.append(log) or resources(log))
+    monkeypatch.setenv("CONVOLT_CACHE_DIR", str(tmp_path))
+    for tile, kernel in KERNELS[verb].items():
+        (constants,) = kernel.combinations()
+        compiled = compiler.cubin(read(kernel.path).path, constants, "sm_90a")
+        found = compiled.resources[kernel.entry]
+        assert (found.spill_bytes, found.stack_bytes) == (0, 0), tile
+        code = disassemble(compiled.code, tmp_path)
+        for instruction in instructions:
+            assert instruction in code, (tile, instruction)
+        assert f"HGMMA.64x{tile[1]}x16.F32.BF16" in code
+    assert len(logs) == len(KERNELS[verb])
+    assert not re.search("serializ|setmaxnreg|warning", "".join(logs))
