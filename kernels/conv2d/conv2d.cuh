@@ -114,13 +114,13 @@ struct PixelsByTaps {
   __device__ __forceinline__ void advance(Depth& tap, int step) const {
     windows.tap_radix.advance(tap, step);
   }
-  __device__ __forceinline__ const Storage* at(const Row& pixel, const Depth& tap) const {
+  __device__ __forceinline__ Element at(const Row& pixel, const Depth& tap) const {
     const unsigned down = tap.high * windows.rows.tap_step;
     const unsigned right = tap.middle * windows.columns.tap_step;
     const unsigned offset = pixel.offset + (windows.offset(0, down, right) + tap.low);
     const bool inside = tap.high < windows.taps && pixel.row + down < windows.rows.length &&
                         pixel.column + right < windows.columns.length;
-    return inside ? windows.images + offset : nullptr;
+    return {windows.images + offset, inside};
   }
 };
 
@@ -137,12 +137,12 @@ struct TapsByPixels {
   __device__ __forceinline__ void advance(Depth& pixel, int step) const {
     windows.pixel_radix.advance(pixel, step);
   }
-  __device__ __forceinline__ const Storage* at(const Row& tap, const Depth& pixel) const {
+  __device__ __forceinline__ Element at(const Row& tap, const Depth& pixel) const {
     const unsigned row = windows.rows.at(pixel.middle, tap.high);
     const unsigned column = windows.columns.at(pixel.low, tap.middle);
     const bool inside = pixel.high < windows.batch && tap.high < windows.taps &&
                         row < windows.rows.length && column < windows.columns.length;
-    return inside ? windows.images + (windows.offset(pixel.high, row, column) + tap.low) : nullptr;
+    return {windows.images + (windows.offset(pixel.high, row, column) + tap.low), inside};
   }
 };
 
@@ -179,9 +179,9 @@ struct RotatedFilters {
   __device__ __forceinline__ void advance(Depth& tap, int step) const {
     tap_radix.advance(tap, step);
   }
-  __device__ __forceinline__ const Storage* at(Row c, const Depth& tap) const {
+  __device__ __forceinline__ Element at(Row c, const Depth& tap) const {
     const unsigned place = tap.low * places + tap.high * row_step + tap.middle * column_step;
-    return c < channels && tap.high < taps ? filters + place * channels + c : nullptr;
+    return {filters + (place * channels + c), c < channels && tap.high < taps};
   }
 };
 

@@ -263,8 +263,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
       const Real g = to_real(grad_y[static_cast<long long>(i) * size.k + k]);
 #pragma unroll
       for (int j = 0; j < WGRAD_TAPS; ++j) {
-        const Storage* const p = windows.at(tap[j], pixel);
-        sum[j] += g * (p != nullptr ? to_real(*p) : Real(0));
+        const Element element = windows.at(tap[j], pixel);
+        sum[j] += g * (element.exists ? to_real(*element.at) : Real(0));
       }
       windows.advance(pixel, WARPS);
     }

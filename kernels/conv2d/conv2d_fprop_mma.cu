@@ -36,10 +36,10 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
   const Corner corner(pixels, size.groups, group_k);
   const long long first_filter = static_cast<long long>(corner.group) * group_k;
   const PixelsByTaps windows{windows_of_x(x, size, corner.group)};
-  const Matrix filters(w + first_filter * depth, {depth, 1}, group_k, depth);
+  const SmallMatrix filters(w + first_filter * depth, {depth, 1}, group_k, depth);
   WarpTile result;
   multiply_tiles(TileLoader<PixelsByTaps, TILE_M, ALONG_DEPTH>(windows, corner.row, 0),
-                 TileLoader<Matrix, TILE_N, ALONG_DEPTH>(filters, corner.column, 0),
+                 TileLoader<SmallMatrix, TILE_N, ALONG_DEPTH>(filters, corner.column, 0),
                  Share(depth, TILE_DEPTH, 0, 1).count, ring, result);
 
   const long long first = first_filter + corner.column;
@@ -50,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
   __syncthreads();
   const int rows = min(static_cast<unsigned>(TILE_M), pixels - corner.row);
   if (means != nullptr) {
-    __shared__ float scratch[Moments<Block, Results>::SCRATCH];
+    __shared__ __align__(8) float scratch[Moments<Block, Results>::SCRATCH];
     const long long at = static_cast<long long>(corner.row / TILE_M) * size.k + first;
     Moments<Block, Results>(results, rows, scratch).store(means + at, squares + at, columns);
   }

@@ -45,10 +45,10 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
   const Corner corner(group_k, size.groups, taps);
   const Share share(pixels, TILE_DEPTH, blockIdx.y, splits);
   const unsigned first_pixel = share.first * TILE_DEPTH;
-  const Matrix filters(grad_y + corner.group * group_k, {1, size.k}, group_k, pixels);
+  const SmallMatrix filters(grad_y + corner.group * group_k, {1, size.k}, group_k, pixels);
   const TapsByPixels windows{windows_of_x(x, size, corner.group)};
   WarpTile result;
-  multiply_tiles(TileLoader<Matrix, TILE_M, ALONG_ROWS>(filters, corner.row, first_pixel),
+  multiply_tiles(TileLoader<SmallMatrix, TILE_M, ALONG_ROWS>(filters, corner.row, first_pixel),
                  TileLoader<TapsByPixels, TILE_N, ALONG_ROWS>(windows, corner.column, first_pixel),
                  share.count, ring, result);
 

@@ -9,7 +9,7 @@
 //   Row, Depth                     what it keeps for a row m and for a place d
 //   Row row(unsigned m), Depth depth(unsigned d)
 //   void advance(Depth&, int step)
-//   const Storage* at(Row, Depth)  of the element and its V - 1 neighbours; null: they are zeros
+//   Element at(Row, Depth)         which its V - 1 neighbours follow
 #pragma once
 
 #include "tiles.cuh"
@@ -83,9 +83,9 @@ class TileLoader {
   __device__ __forceinline__ void load() {
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
-      const Storage* const p = operand_.at(row_[DEEP ? i : 0], depth_);
+      const Element element = operand_.at(row_[DEEP ? i : 0], depth_);
       staged_[i] = Pack<Storage, V>();
-      if (p != nullptr) staged_[i] = load_pack<V>(p);
+      if (element.exists) staged_[i] = load_pack<V>(element.at);
       if (!DEEP) operand_.advance(depth_, LINES);
     }
     if (DEEP) operand_.advance(depth_, TILE_DEPTH);

@@ -10,7 +10,7 @@
 //   Row, Depth                     what it keeps for a row m and for a place d
 //   Row row(unsigned m), Depth depth(unsigned d)
 //   void advance(Depth&, int step)
-//   const Storage* at(Row, Depth)  of the element and its PACK - 1 neighbours; null: they are zeros
+//   Element at(Row, Depth)         which its PACK - 1 neighbours follow
 #pragma once
 
 #include "ptx.cuh"
@@ -42,25 +42,20 @@ enum Line { ALONG_DEPTH, ALONG_ROWS };  // what neighbours in memory differ in
 
 // An operand's tile of one chunk in shared memory: lines as they lie in global memory. Units of 16
 // bytes are exchanged by the line's number, so that copies and reads of fragments meet no bank twice.
+// Offsets are in bytes; where a line or a unit is the sum of numbers that have no bit in common, its
+// offset is that of one number, exclusive-or the exchange and plus the line of the other.
 template <int ROWS, Line LINE>
 struct OperandTile {
   static constexpr bool DEEP = LINE == ALONG_DEPTH;
   static constexpr int LINES = DEEP ? ROWS : TILE_DEPTH, LENGTH = DEEP ? TILE_DEPTH : ROWS;
-  static constexpr int BYTES = ROWS * 64;
+  static constexpr int LINE_BYTES = LENGTH * ELEMENT;
 
-  // In bytes, of a unit of a line.
-  static __device__ __forceinline__ int unit(int line, int number) {
-    const int exchange = DEEP ? line / 2 % 4 : ELEMENT == 2 ? line % 8 : line % 4 * 2;
-    return line * (LENGTH * ELEMENT) + (number ^ exchange) * 16;
+  // What is exchanged in a line: exclusive-or the offset of a unit in it.
+  static __device__ __forceinline__ constexpr int exchange(int line) {
+    return 16 * (DEEP ? line / 2 % 4 : ELEMENT == 2 ? line % 8 : line % 4 * 2);
   }
-  // For words along rows, which no instruction transposes: the lane's word of the 8 rows x 4 places
-  // of the depth from (base + row, d) on, where unit() has it; `base` is a multiple of 32, and
-  // row < 32. Written so that few addresses depend on the lane.
-  static __device__ __forceinline__ unsigned word(const unsigned char* tile, int base, int row,
-                                                  int d) {
-    const int lane = threadIdx.x % 32, line = d + lane % 4;
-    const int place = base + lane / 4 + (row ^ (lane % 4 * 8));
-    return *reinterpret_cast<const unsigned*>(tile + (line * LENGTH + place) * ELEMENT);
+  static __device__ __forceinline__ constexpr int offset(int line, int byte) {
+    return line * LINE_BYTES + (byte ^ exchange(line));
   }
 };
 
@@ -79,6 +74,7 @@ class TileLoader {
     for (int i = 0; i < ROW_COUNT; ++i)
       row_[i] = operand_.row(first_row + (DEEP ? line(i) : along() + i));
     depth_ = operand_.depth(first_depth + (DEEP ? along() : line(0)));
+    offset_ = Tile::offset(line(0), threadIdx.x % PARTS * BYTES);
   }
 
   // Starts to bring the next chunk to `tile`.
@@ -86,8 +82,8 @@ class TileLoader {
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
       if (COPIED) {
-        const Storage* const p = operand_.at(row_[DEEP ? i : 0], depth_);
-        cp_async<BYTES>(tile + unit(i), p, p != nullptr ? BYTES : 0);
+        const Element element = operand_.at(row_[DEEP ? i : 0], depth_);
+        cp_async<BYTES>(tile + offset(i), element.at, element.exists ? BYTES : 0);
       } else {
         typename Operand::Depth next = depth_;
         if (DEEP) operand_.advance(next, 1);
@@ -105,7 +101,7 @@ class TileLoader {
     if (COPIED) return;
 #pragma unroll
     for (int i = 0; i < COUNT; ++i)
-      *reinterpret_cast<unsigned*>(tile + unit(i)) = staged_[COPIED ? 0 : i];
+      *reinterpret_cast<unsigned*>(tile + offset(i)) = staged_[COPIED ? 0 : i];
   }
 
  private:
@@ -120,60 +116,76 @@ class TileLoader {
   Operand operand_;
   typename Operand::Row row_[ROW_COUNT];
   typename Operand::Depth depth_;  // of the next part
+  int offset_;                     // of the thread's first part, in a tile
   unsigned staged_[COPIED ? 1 : COUNT];
 
   static __device__ __forceinline__ int along() { return threadIdx.x % PARTS * (BYTES / ELEMENT); }
   static __device__ __forceinline__ int line(int i) { return threadIdx.x / PARTS + i * LINES; }
-  static __device__ __forceinline__ int unit(int i) {
-    const int byte = threadIdx.x % PARTS * BYTES;
-    return Tile::unit(line(i), byte / 16) + byte % 16;
+  __device__ __forceinline__ int offset(int i) const {
+    return (offset_ ^ Tile::exchange(i * LINES)) + i * LINES * Tile::LINE_BYTES;
   }
   // Of an element of 2 bytes.
-  static __device__ __forceinline__ unsigned bits(const Storage* p) {
-    return p != nullptr ? *reinterpret_cast<const unsigned short*>(p) : 0u;
+  static __device__ __forceinline__ unsigned bits(const Element& element) {
+    return element.exists ? *reinterpret_cast<const unsigned short*>(element.at) : 0u;
   }
 };
 
 enum Side { LEFT, RIGHT };  // of the instruction: a or b
 
-// Loads 16 rows x 32 bytes of depth: step `step` of a chunk, from row base + row on; `base` is a
-// multiple of 32 and `row` of 16. Of the four 8 x 16-byte parts, f[h + 2 k] (LEFT) or f[2 h + k]
-// (RIGHT) is half h of the rows and half k of the depth; lane l has row l / 4 of it, and word l % 4.
+// Reads the fragments of a warp's rows of an operand, which begin at row `base` of its tiles, a
+// multiple of 32.
 template <Side SIDE, int ROWS, Line LINE>
-__device__ __forceinline__ void load_fragments(unsigned (&f)[4], const unsigned char* tile,
-                                               int base, int row, int step) {
+class FragmentReader {
   typedef OperandTile<ROWS, LINE> Tile;
-  const int lane = threadIdx.x % 32, part = lane / 8;
-  const int h = SIDE == LEFT ? part % 2 : part / 2, k = SIDE == LEFT ? part / 2 : part % 2;
-  if (LINE == ALONG_DEPTH) {
-    ldmatrix(f, tile + Tile::unit(base + row + lane % 8 + 8 * h, 2 * step + k));
-  } else if (ELEMENT == 2) {
-    ldmatrix_trans(f, tile + Tile::unit(16 * step + lane % 8 + 8 * k, (base + row) / 8 + h));
-  } else {
+  static constexpr bool DEEP = Tile::DEEP, WORDS = !DEEP && ELEMENT == 4;
+
+  int offset_;  // of what this lane reads, or whose row it names, of the first 16 rows
+
+ public:
+  __device__ __forceinline__ explicit FragmentReader(int base) {
+    const int lane = threadIdx.x % 32, part = lane / 8;
+    const int h = SIDE == LEFT ? part % 2 : part / 2, k = SIDE == LEFT ? part / 2 : part % 2;
+    if (WORDS)
+      offset_ = Tile::offset(lane % 4, (base + lane / 4) * ELEMENT);
+    else if (DEEP)
+      offset_ = Tile::offset(base + lane % 8 + 8 * h, 16 * k);
+    else
+      offset_ = Tile::offset(lane % 8 + 8 * k, base * ELEMENT + 16 * h);
+  }
+
+  // Loads 16 rows from base + row on, x 32 bytes of depth, step `step` of a chunk. Of the four 8 x
+  // 16-byte parts, f[h + 2 k] (LEFT) or f[2 h + k] (RIGHT) is half h of the rows and half k of the
+  // depth; lane l has row l / 4 of it, and word l % 4.
+  __device__ __forceinline__ void load(unsigned (&f)[4], const unsigned char* tile, int row,
+                                       int step) const {
+    if (WORDS) {  // which no instruction transposes
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int half = SIDE == LEFT ? i % 2 : i / 2, deep = SIDE == LEFT ? i / 2 : i % 2;
-      f[i] = Tile::word(tile, base + row / 32 * 32, row % 32 + 8 * half, 8 * step + 4 * deep);
+      for (int i = 0; i < 4; ++i) {
+        const int h = SIDE == LEFT ? i % 2 : i / 2, k = SIDE == LEFT ? i / 2 : i % 2;
+        const int byte = (row + 8 * h) * ELEMENT, line = 8 * step + 4 * k;
+        f[i] = *reinterpret_cast<const unsigned*>(tile + (offset_ ^ byte % 128) + byte / 128 * 128 +
+                                                  line * Tile::LINE_BYTES);
+      }
+    } else if (DEEP) {
+      ldmatrix(f, tile + (offset_ ^ 32 * step) + row * Tile::LINE_BYTES);
+    } else {
+      ldmatrix_trans(f, tile + (offset_ ^ row * ELEMENT) + 16 * step * Tile::LINE_BYTES);
+    }
+    if (ELEMENT == 4) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) f[i] = to_tf32(__uint_as_float(f[i]));
     }
   }
-  if (ELEMENT == 4) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) f[i] = to_tf32(__uint_as_float(f[i]));
-  }
-}
+};
 
 // The WARP_M x WARP_N results of a warp.
 class WarpTile {
   static constexpr int M = WARP_M / 16, N = WARP_N / 8;  // instructions
 
-  int row_, column_;
   float sum_[M][N][4];
 
  public:
   __device__ __forceinline__ WarpTile() {
-    const int warp = threadIdx.x / 32;
-    row_ = warp / (TILE_N / WARP_N) * WARP_M;
-    column_ = warp % (TILE_N / WARP_N) * WARP_N;
 #pragma unroll
     for (int i = 0; i < M; ++i)
 #pragma unroll
@@ -182,19 +194,27 @@ class WarpTile {
         for (int e = 0; e < 4; ++e) sum_[i][j][e] = 0;
   }
 
+  // Where the warp's results are in the block's tile.
+  static __device__ __forceinline__ int row() {
+    return threadIdx.x / 32 / (TILE_N / WARP_N) * WARP_M;
+  }
+  static __device__ __forceinline__ int column() {
+    return threadIdx.x / 32 % (TILE_N / WARP_N) * WARP_N;
+  }
+
   // Adds the products of one chunk.
   template <Line LINE_A, Line LINE_B>
-  __device__ __forceinline__ void multiply(const unsigned char* a_tile,
+  __device__ __forceinline__ void multiply(const FragmentReader<LEFT, TILE_M, LINE_A>& read_a,
+                                           const FragmentReader<RIGHT, TILE_N, LINE_B>& read_b,
+                                           const unsigned char* a_tile,
                                            const unsigned char* b_tile) {
 #pragma unroll
     for (int step = 0; step < STEPS; ++step) {
       unsigned a[M][4], b[N / 2][4];
 #pragma unroll
-      for (int i = 0; i < M; ++i)
-        load_fragments<LEFT, TILE_M, LINE_A>(a[i], a_tile, row_, 16 * i, step);
+      for (int i = 0; i < M; ++i) read_a.load(a[i], a_tile, 16 * i, step);
 #pragma unroll
-      for (int j = 0; j < N / 2; ++j)
-        load_fragments<RIGHT, TILE_N, LINE_B>(b[j], b_tile, column_, 16 * j, step);
+      for (int j = 0; j < N / 2; ++j) read_b.load(b[j], b_tile, 16 * j, step);
 #pragma unroll
       for (int i = 0; i < M; ++i)
 #pragma unroll
@@ -214,7 +234,7 @@ class WarpTile {
     for (int j = 0; j < N; ++j)
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        const int column = column_ + 8 * j + threadIdx.x % 4 * 2 + e;
+        const int column = WarpTile::column() + 8 * j + threadIdx.x % 4 * 2 + e;
         const float added = column < count ? to_real(p[column]) : 0.0f;
 #pragma unroll
         for (int i = 0; i < M; ++i) {
@@ -234,7 +254,7 @@ class WarpTile {
       for (int h = 0; h < 2; ++h)
 #pragma unroll
         for (int j = 0; j < N; ++j)
-          staged.put(row_ + 16 * i + 8 * h + lane / 4, column_ + 8 * j + lane % 4 * 2,
+          staged.put(row() + 16 * i + 8 * h + lane / 4, column() + 8 * j + lane % 4 * 2,
                      sum_[i][j][2 * h], sum_[i][j][2 * h + 1]);
   }
 };
@@ -246,6 +266,8 @@ __device__ __forceinline__ void multiply_tiles(TileLoader<A, TILE_M, LINE_A> a,
                                                TileLoader<B, TILE_N, LINE_B> b, int chunks,
                                                unsigned char* ring, WarpTile& result) {
   constexpr int A_BYTES = TILE_M * 64, STAGE = RING_BYTES / STAGES;
+  const FragmentReader<LEFT, TILE_M, LINE_A> read_a(WarpTile::row());
+  const FragmentReader<RIGHT, TILE_N, LINE_B> read_b(WarpTile::column());
 #pragma unroll
   for (int chunk = 0; chunk < STAGES - 1; ++chunk) {
     if (chunk < chunks) {
@@ -268,7 +290,7 @@ __device__ __forceinline__ void multiply_tiles(TileLoader<A, TILE_M, LINE_A> a,
     }
     cp_async_commit();
     const unsigned char* const stage = ring + chunk % STAGES * STAGE;
-    result.multiply<LINE_A, LINE_B>(stage, stage + A_BYTES);
+    result.multiply(read_a, read_b, stage, stage + A_BYTES);
     if (more) {
       a.finish(next);
       b.finish(next + A_BYTES);

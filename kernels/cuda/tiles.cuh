@@ -18,26 +18,42 @@ struct Share {
   }
 };
 
-// A matrix with any strides, in elements: rows or columns may be neighbours in memory.
+// What an operand says of a place: where the element lies, and whether it exists; else it is zero,
+// and the address is none.
+struct Element {
+  const Storage* at;
+  bool exists;
+};
+
+// A matrix with any strides, in elements: rows or columns may be neighbours in memory. Offsets are
+// counted in Index.
 struct Strides {
   long long row, depth;
 };
 
-class Matrix {
+template <typename Index>
+class MatrixOf {
   const Storage* data_;
-  Strides strides_;
-  unsigned rows_, depth_;
+  Index row_, depth_;  // strides
+  unsigned rows_, depths_;
 
  public:
   typedef unsigned Row;
   typedef unsigned Depth;
 
-  __device__ __forceinline__ Matrix(const Storage* data, Strides strides, int rows, int depth)
-      : data_(data), strides_(strides), rows_(rows), depth_(depth) {}
+  __device__ __forceinline__ MatrixOf(const Storage* data, Strides strides, int rows, int depth)
+      : data_(data),
+        row_(static_cast<Index>(strides.row)),
+        depth_(static_cast<Index>(strides.depth)),
+        rows_(rows),
+        depths_(depth) {}
   __device__ __forceinline__ Row row(unsigned m) const { return m; }
   __device__ __forceinline__ Depth depth(unsigned d) const { return d; }
   __device__ __forceinline__ void advance(Depth& d, int step) const { d += step; }
-  __device__ __forceinline__ const Storage* at(Row m, Depth d) const {
-    return m < rows_ && d < depth_ ? data_ + m * strides_.row + d * strides_.depth : nullptr;
+  __device__ __forceinline__ Element at(Row m, Depth d) const {
+    return {data_ + (m * row_ + d * depth_), m < rows_ && d < depths_};
   }
 };
+
+typedef MatrixOf<long long> Matrix;
+typedef MatrixOf<unsigned> SmallMatrix;  // of an array of less than 2^32 elements
