@@ -22,7 +22,7 @@ DIRECT_INSTRUCTIONS = 10  # of a depthwise loop, for one product and the place o
 WGMMA_INSTRUCTIONS = 10  # of each of four warps, for one wgmma: descriptors, waits
 
 # Estimates: how much of a tile's beginning and end the SM's other tiles do not hide.
-RESIDENT_EXPOSED = 0.5  # two blocks or more
+RESIDENT_THREADS = 512  # an SM's blocks together have so many: of 1 / n of a tile, with n blocks
 PING_PONG_EXPOSED = 0.25  # two warpgroups that take turns
 
 MMA_WARP_COLUMNS = 32  # of a tile by mma.sync, as in conv2d_*_mma.cu
@@ -197,7 +197,7 @@ def _depthwise(problem: Problem, algorithm: Algorithm) -> Work:
         steps=steps,
         shared_bytes=0,
         instructions=algorithm.tile_m * algorithm.tile_n / 32 * DIRECT_INSTRUCTIONS,
-        exposed=RESIDENT_EXPOSED,
+        exposed=256 / RESIDENT_THREADS,
         l2_bytes=l2_bytes,
         common_bytes=0,
         dram_bytes=least_bytes(problem),
@@ -234,12 +234,14 @@ def _simt(problem: Problem, algorithm: Algorithm) -> Step:
     """gemm_tile.cuh: a thread sums 4 x 4 results; operands are float or double in shared memory."""
     m, n, k = algorithm.tile_m, algorithm.tile_n, algorithm.tile_k
     itemsize = 8 if problem.dtype == "float64" else 4
-    warps = m * n / 16 / 32
+    threads = m * n / 16
+    warps = threads / 32
     reads = warps * k * 2 * (4 * 32 * itemsize) / 2  # half the lanes of a warp read what others do
     writes = (m + n) * k * itemsize
-    products_and_reads = warps * k * (16 + itemsize / 2)
+    reads_and_products = warps * k * (16 + itemsize / 2)
     loads = (m + n) * k / _pack(problem, 16 // itemsize) / 32 * LOAD_INSTRUCTIONS
-    return Step("fma", reads + writes, products_and_reads + loads, exposed=RESIDENT_EXPOSED)
+    instructions = reads_and_products + loads
+    return Step("fma", reads + writes, instructions, exposed=threads / RESIDENT_THREADS)
 
 
 def _mma(problem: Problem, algorithm: Algorithm) -> Step:
@@ -250,9 +252,10 @@ def _mma(problem: Problem, algorithm: Algorithm) -> Step:
     warp_m = m * n / (warps * MMA_WARP_COLUMNS)
     reads = warps * (warp_m + MMA_WARP_COLUMNS) * k * itemsize
     writes = (m + n) * k * itemsize
-    products_ = m * n * k * itemsize / (16 * 8 * 32)  # m16n8k16 of 2 bytes, m16n8k8 of 4
+    multiplied = m * n * k * itemsize / (16 * 8 * 32)  # m16n8k16 of 2 bytes, m16n8k8 of 4
     copies = (m + n) * k / _pack(problem, 16 // itemsize) / 32 * COPY_INSTRUCTIONS
-    return Step("mma", reads + writes, products_ + reads / 512 + copies, exposed=RESIDENT_EXPOSED)
+    instructions = multiplied + reads / 512 + copies
+    return Step("mma", reads + writes, instructions, exposed=32 * warps / RESIDENT_THREADS)
 
 
 def _wgmma(problem: Problem, algorithm: Algorithm) -> Step:
