@@ -19,6 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from convolt.kernels.cuda import compile as compiler
+from convolt.kernels.cuda import tensor_map
 from convolt.kernels.cuda.signature import Argument, read
 from convolt.kernels.emulator.run import run
 
@@ -57,6 +58,7 @@ def installed(monkeypatch):
         patch.setattr(cupy.cuda.runtime, "driverGetVersion", lambda: 13000)
         patch.setattr(cupy.cuda.driver, "funcSetAttribute", lambda *_: None)
         patch.setattr(compiler, "cubin", _cubin)
+        patch.setattr(tensor_map, "_encode", _tensor_map)
         allocator = cupy.cuda.get_allocator()
         cupy.cuda.set_allocator(_malloc)
         try:
@@ -392,6 +394,15 @@ def _declare_synchronize():
 
 def _cubin(path, defines, arch, **_):
     return SimpleNamespace(code=json.dumps([str(path), defines]).encode())
+
+
+def _tensor_map(_function, view, swizzle_bytes, what, step):
+    """The emulator's encoding in place of the driver's."""
+    *corners, box = what if len(what) == 1 else (*what[:2], what[2:])
+    if not corners:
+        return tensor_map._fields(view, swizzle_bytes, box)
+    lower, upper = corners
+    return tensor_map._fields(view, swizzle_bytes, box, step, True, lower=lower, upper=upper)
 
 
 class _Module:

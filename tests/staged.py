@@ -6,6 +6,7 @@ from importlib import import_module
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
+from convolt.kernels.cuda import tensor_map
 from convolt.kernels.cuda.launch import Kernel
 
 
@@ -14,9 +15,9 @@ def on_gpu(monkeypatch):
     launch = Kernel.launch
 
     def staged(self, grid, *arguments, **options):
-        arrays = [a for a in arguments if isinstance(a, np.ndarray) and a.size]
+        arrays = [a for a in _arrays(arguments) if a.size]
         regions = _copy(arrays)
-        twins = [_twin(a, regions) if isinstance(a, np.ndarray) else a for a in arguments]
+        twins = [_moved(a, regions) for a in arguments]
         launch(self, grid, *twins, **options)
         for array in arrays:  # with the gaps between its elements: nobody else writes there
             if array.flags.writeable:
@@ -25,6 +26,43 @@ def on_gpu(monkeypatch):
                 _bytes(begin, end)[...] = device[begin - first : end - first].get()
 
     monkeypatch.setattr(Kernel, "launch", staged)
+
+
+def _arrays(arguments):
+    """Those among the arguments, and those that tensor maps describe."""
+    for argument in arguments:
+        if isinstance(argument, np.ndarray):
+            yield argument
+        elif isinstance(argument, tensor_map.TensorMap):
+            yield argument.array
+        elif isinstance(argument, dict | list):
+            yield from _arrays(argument.values() if isinstance(argument, dict) else argument)
+
+
+def _moved(argument, regions):
+    """The argument with arrays of the GPU."""
+    match argument:
+        case np.ndarray():
+            return _twin(argument, regions)
+        case tensor_map.TensorMap():
+            return _map_of(_twin(argument.array, regions), argument.opaque)
+        case dict():
+            return {name: _moved(value, regions) for name, value in argument.items()}
+        case list():
+            return [_moved(value, regions) for value in argument]
+    return argument
+
+
+def _map_of(array, opaque):
+    """The driver's encoding of what the emulator's says."""
+    fields = {name: opaque.view(tensor_map._FIELDS)[0][name] for name in tensor_map._FIELDS.names}
+    box, swizzle_bytes = fields["box"].tolist(), int(fields["swizzle_bytes"])
+    if not fields["is_im2col"]:
+        return tensor_map.tiled(array, box[: array.ndim][::-1], swizzle_bytes=swizzle_bytes)
+    lower, upper = (tuple(fields[corner][::-1].tolist()) for corner in ("lower", "upper"))
+    stride = tuple(fields["step"][2:0:-1].tolist())
+    window = {"lower": lower, "upper": upper, "stride": stride}
+    return tensor_map.im2col(array, *box[:2], **window, swizzle_bytes=swizzle_bytes)
 
 
 def _copy(arrays):

@@ -20,13 +20,18 @@ import numpy as np
 from .. import layout, random
 from ..cuda.gpu import Gpu
 from ..cuda.tuner import TunedTable, is_capturing, quickest, tuning_mode
-from . import mma, simt
+from . import mma, simt, wgmma
 from .algorithm import VERBS, Algorithm, Problem
 from .cost import predict
 
 # Each module has ``runs_on(gpu)``; ``algorithms(problem)``, those of the family that compute a
 # problem right; and fprop, dgrad and wgrad, which take one of them and then what on_cuda's take.
-FAMILIES: dict[str, ModuleType] = {"mma": mma, "simt": simt, "depthwise": simt}
+FAMILIES: dict[str, ModuleType] = {
+    "wgmma": wgmma,
+    "mma": mma,
+    "simt": simt,
+    "depthwise": simt,
+}
 
 OPS = tuple(f"conv2d_{verb}" for verb in VERBS)
 TIMED = 6  # candidates, the cheapest by the model, that are timed

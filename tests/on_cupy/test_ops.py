@@ -11,6 +11,7 @@ import convolt
 from convolt import functional as F
 from convolt import use_backend
 from convolt.kernels.arrays import dtype_of
+from convolt.kernels.conv2d.choice import use_algorithm
 
 
 def results(function, arrays, weight):
@@ -44,6 +45,22 @@ def test_results_are_the_emulator_s(cupy, rng, name, dtype):
             a, b = (v.astype(np.float64) for v in (a, b))
             limit = 2**-6 if dtype.name == "bfloat16" else 1e-5
             np.testing.assert_allclose(a, b, rtol=limit, atol=limit * np.abs(b).max(initial=0))
+
+
+def test_a_convolution_by_tensor_maps_is_the_emulator_s(cupy, rng):
+    arrays = [rng.integers(-3, 4, shape) for shape in [(2, 16, 7, 6), (8, 16, 3, 3)]]
+    arrays = [a.astype(dtype_of("bfloat16")) for a in arrays]
+    weight = rng.integers(-3, 4, 100).astype(dtype_of("bfloat16"))
+
+    def convolve(x, w):
+        return F.conv2d(x, w, stride=2, padding=1)
+
+    with use_algorithm(conv2d_fprop="wgmma", conv2d_dgrad="wgmma", conv2d_wgrad="wgmma"):
+        got = results(convolve, arrays, weight)
+        with use_backend("emulator"):
+            expected = results(convolve, arrays, weight)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_nothing_waits_for_the_gpu_but_a_mask(cupy, rng):
