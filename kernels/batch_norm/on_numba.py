@@ -12,6 +12,10 @@ Memory is read once for the statistics or the sums of the gradient, and once mor
 from the end backwards: there the caches still hold what was read last. The first pass, and the
 gradient, which reads two arrays, ask for what lies AHEAD: by themselves, among so much arithmetic,
 the cores keep too few reads under way.
+
+A residual and a ReLU belong to the same passes. Where the ReLU has let a gradient through, each
+pass computes anew from x; after a residual the first pass reads it from y, and writes the gradient
+that is left for the second one.
 """
 
 from math import gcd
@@ -24,12 +28,14 @@ from ..cpu.pixels import fetch
 from .on_numpy import _combined, _follow, _running
 
 VECTOR = 16  # lanes: the widest register holds as many float32
-LEAST_LANES = 64
+LEAST_LANES = 128
 MOST_LANES = 2048  # whose sums stay in the L1 cache
 BLOCKS = 64
 LEAST_BLOCK = 1 << 14  # elements
 AHEAD = np.uint64(1024)  # elements: some microseconds of reading
 SAMPLE = 8  # rows whose mean is taken from all values before they are squared
+FEW = 4096  # elements of a gradient that wait in the L1 cache to be summed
+NO_RELU, OF_X, OF_Y = range(3)  # what tells where a ReLU has passed a gradient on: see _products
 
 
 def moments(x):
@@ -55,8 +61,7 @@ def forward(
 ):
     var = _combined(moments, len(x), mean)
     inv_std[...] = 1 / np.sqrt(var + eps)
-    _affine(x, mean, inv_std * weight, bias, y)
-    _activate(y, residual, relu)
+    _affine(x, mean, weight * inv_std, bias, residual, relu, y)
     _follow(running_mean, running_var, momentum, mean, var, len(x))
 
 
@@ -74,19 +79,20 @@ def backward(
     grad_bias,
     grad_residual,
 ):
-    m = len(x)
-    g = _through_activation(grad_y, x, mean, inv_std * weight, bias, y, relu, grad_residual)
-    sum_g, sum_gx = _gradient_sums(g, x, mean, inv_std)
+    m, scale = len(x), weight * inv_std
+    relu = (OF_X if y is None else OF_Y) if relu else NO_RELU
+    sums = _gradient_sums(grad_y, x, mean, inv_std, scale, bias, relu, y, grad_residual)
+    g = grad_residual if relu == OF_Y else grad_y
+    bias = bias if relu == OF_X else np.full_like(mean, np.inf)
     width, block = _lanes(x)
-    lanes = _repeated((mean, weight * inv_std, sum_g / m, inv_std * sum_gx / m), width, x.dtype)
+    lanes = _repeated((mean, scale, bias, sums[0] / m, inv_std * sums[1] / m), width, x.dtype)
     _gradient_of_x(g.reshape(-1), x.reshape(-1), lanes, block, grad_x.reshape(-1))
-    grad_weight[...], grad_bias[...] = sum_gx, sum_g
+    grad_bias[...], grad_weight[...] = sums
 
 
 def forward_eval(x, weight, bias, running_mean, running_var, eps, residual, relu, y):
     mean, inv_std = _running(running_mean, running_var, eps)
-    _affine(x, mean, weight * inv_std, bias, y)
-    _activate(y, residual, relu)
+    _affine(x, mean, weight * inv_std, bias, residual, relu, y)
 
 
 def backward_eval(
@@ -105,30 +111,14 @@ def backward_eval(
     grad_residual,
 ):
     mean, inv_std = _running(running_mean, running_var, eps)
-    g = _through_activation(grad_y, x, mean, inv_std * weight, bias, y, relu, grad_residual)
-    sum_g, sum_gx = _gradient_sums(g, x, mean, inv_std)
-    zeros = np.zeros_like(mean)
-    _affine(g, zeros, weight * inv_std, zeros, grad_x)
-    grad_weight[...], grad_bias[...] = sum_gx, sum_g
-
-
-def _activate(y, residual, relu):
-    if residual is not None:
-        y += residual
-    if relu:
-        np.maximum(y, 0, out=y)
-
-
-def _through_activation(grad_y, x, mean, scale, bias, y, relu, grad_residual):
-    """Return g, the gradient of what the activation was applied to."""
-    if not relu:
-        return grad_y
-    if y is None:
-        y = np.empty_like(x)
-        _affine(x, mean, scale, bias, y)
-    g = np.empty_like(grad_y) if grad_residual is None else grad_residual
-    np.multiply(grad_y, y > 0, out=g)
-    return g
+    scale, zeros = weight * inv_std, np.zeros_like(mean)
+    if relu and y is None:
+        y, grad_residual = np.empty_like(x), np.empty_like(x)
+        _affine(x, mean, scale, bias, None, False, y)
+    relu = OF_Y if relu else NO_RELU
+    sums = _gradient_sums(grad_y, x, mean, inv_std, scale, bias, relu, y, grad_residual)
+    _affine(grad_residual if relu else grad_y, zeros, scale, zeros, None, False, grad_x)
+    grad_bias[...], grad_weight[...] = sums
 
 
 def _lanes(x):
@@ -162,18 +152,25 @@ def _statistics(x, mean):
     return var
 
 
-def _affine(x, mean, scale, bias, y):
+def _affine(x, mean, scale, bias, residual, relu, y):
     width, block = _lanes(x)
     lanes = _repeated((mean, scale, bias), width, x.dtype)
-    _lane_affine(x.reshape(-1), lanes, block, y.reshape(-1))
+    residual = np.empty(0, x.dtype) if residual is None else residual.reshape(-1)
+    least = x.dtype.type(0 if relu else -np.inf)
+    _lane_affine(x.reshape(-1), lanes, residual, least, block, y.reshape(-1))
 
 
-def _gradient_sums(grad_y, x, mean, inv_std):
-    """Return the sums over m of grad_y and of grad_y * x_hat."""
+def _gradient_sums(grad_y, x, mean, inv_std, scale, bias, relu, y, g):
+    """Return the sums over m of g and of g * x_hat; ``_products`` says what g is."""
     width, block = _lanes(x)
     sums = np.empty((-(-x.size // block), 2, width))
-    lanes = np.tile(mean, width // len(mean))
-    _block_sums(grad_y.reshape(-1), x.reshape(-1), lanes, block, sums)
+    wide = np.tile(mean, width // len(mean))
+    if relu == OF_X:
+        lanes = _repeated((mean, scale, bias), width, x.dtype)
+    else:
+        lanes = np.empty((4, width), x.dtype)  # nobody reads them
+    y, g = (np.empty(0, x.dtype) if array is None else array.reshape(-1) for array in (y, g))
+    _block_sums(grad_y.reshape(-1), x.reshape(-1), wide, lanes, relu, y, block, g, sums)
     sum_g, sum_gx = sums.reshape(len(sums), 2, -1, len(mean)).sum(axis=(0, 2))
     return sum_g, sum_gx * inv_std
 
@@ -265,54 +262,113 @@ def _combine_moments(sums, size, block, mean, var):
 
 
 @parallel_jit
-def _lane_affine(x, lanes, block, y):
-    """y = (x - mean) * scale + bias, from the last block to the first."""
+def _lane_affine(x, lanes, residual, least, block, y):
+    """y = (x - mean) * scale + bias + residual or ``least``, from the last block to the first."""
     mean, scale, bias, rest = lanes[0], lanes[1], lanes[2], lanes[3]
     width = np.uint64(lanes.shape[1])
     for i in prange(-(-len(x) // block)):
         first, end = _span_from_the_end(i, block, len(x))
         for row in range(first, end, width):
-            for lane in range(min(width, end - row)):
-                centered = (x[row + lane] - mean[lane]) - rest[lane]
-                y[row + lane] = centered * scale[lane] + bias[lane]
+            if len(residual):
+                for lane in range(min(width, end - row)):
+                    centered = (x[row + lane] - mean[lane]) - rest[lane]
+                    value = (centered * scale[lane] + bias[lane]) + residual[row + lane]
+                    y[row + lane] = least if value < least else value
+            else:
+                for lane in range(min(width, end - row)):
+                    centered = (x[row + lane] - mean[lane]) - rest[lane]
+                    value = centered * scale[lane] + bias[lane]
+                    y[row + lane] = least if value < least else value
 
 
 @parallel_jit
-def _block_sums(grad_y, x, mean, block, sums):
-    """Sums of grad_y and of grad_y * (x - mean), of each lane of each block."""
+def _block_sums(grad_y, x, mean, lanes, relu, y, block, g, sums):
+    """Sums of g and of g * (x - mean), of each lane of each block."""
     for i in prange(len(sums)):
         first, end = _span(i, block, len(x))
-        _products(grad_y, x, mean, first, end, sums[i, 0], sums[i, 1])
+        _products(grad_y, x, mean, lanes, relu, y, first, end, g, sums[i, 0], sums[i, 1])
 
 
 @jit
-def _products(grad_y, x, mean, first, end, total, product):
-    width = np.uint64(len(mean))
-    for lane in range(width):
+def _products(grad_y, x, mean, lanes, relu, y, first, end, g, total, product):
+    """g = grad_y; after a ReLU 0 where its result, y or as x tells, is not positive.
+
+    The result y is given where a residual was added: g is the residual's gradient then.
+    """
+    zero = x.dtype.type(0)
+    for lane in range(len(mean)):
         total[lane] = product[lane] = 0
+    if relu == NO_RELU:
+        _add_products(grad_y, first, x, first, end, mean, total, product)
+        return
+    few = np.empty(_few(lanes), x.dtype)
+    for start in range(first, end, np.uint64(len(few))):
+        stop = min(start + np.uint64(len(few)), end)
+        if relu == OF_X:
+            _through_relu_of_x(grad_y, x, lanes, start, stop, few)
+            _add_products(few, np.uint64(0), x, start, stop, mean, total, product)
+        else:
+            fetch(y, start + AHEAD, stop - start)
+            for i in range(start, stop):
+                g[i] = grad_y[i] if y[i] > zero else zero
+            _add_products(g, start, x, start, stop, mean, total, product)
+
+
+@jit
+def _few(lanes):
+    """How many elements pass through a ReLU at a time: whole pairs of rows, which stay in L1."""
+    pair = 2 * lanes.shape[1]
+    return max(1, FEW // pair) * pair
+
+
+@jit
+def _add_products(g, at, x, first, end, mean, total, product):
+    """Add the numbers of g from ``at`` on, and their products with x - mean, lane by lane."""
+    width = np.uint64(len(mean))
     two = width + width
     twos = first + (end - first) // two * two
     for row in range(first, twos, two):
         fetch(x, row + AHEAD, two)
-        fetch(grad_y, row + AHEAD, two)
-        row_1 = row + width
+        fetch(g, at + AHEAD, two)
+        at_1, row_1 = at + width, row + width
         for lane in range(width):
-            g, h = np.float64(grad_y[row + lane]), np.float64(grad_y[row_1 + lane])
-            a, b = x[row + lane] - mean[lane], x[row_1 + lane] - mean[lane]
-            total[lane] += g + h
-            product[lane] += g * a + h * b
+            a, b = np.float64(g[at + lane]), np.float64(g[at_1 + lane])
+            c, d = x[row + lane] - mean[lane], x[row_1 + lane] - mean[lane]
+            total[lane] += a + b
+            product[lane] += a * c + b * d
+        at += two
     for row in range(twos, end, width):
         for lane in range(min(width, end - row)):
-            g = np.float64(grad_y[row + lane])
-            total[lane] += g
-            product[lane] += g * (x[row + lane] - mean[lane])
+            a = np.float64(g[at + lane])
+            total[lane] += a
+            product[lane] += a * (x[row + lane] - mean[lane])
+        at += width
+
+
+@jit
+def _through_relu_of_x(grad_y, x, lanes, first, end, g):
+    """g = grad_y from ``first`` to ``end`` where ``_lane_affine`` made x positive, else 0."""
+    mean, scale, bias, rest = lanes[0], lanes[1], lanes[2], lanes[-1]
+    width, at, zero = np.uint64(len(mean)), np.uint64(0), x.dtype.type(0)
+    for row in range(first, end, width):
+        fetch(x, row + AHEAD, width)
+        fetch(grad_y, row + AHEAD, width)
+        for lane in range(min(width, end - row)):
+            value = ((x[row + lane] - mean[lane]) - rest[lane]) * scale[lane] + bias[lane]
+            passed = grad_y[row + lane]
+            g[at + lane] = passed if value > zero else zero
+        at += width
 
 
 @parallel_jit
 def _gradient_of_x(grad_y, x, lanes, block, grad_x):
-    """grad_x = scale * (grad_y - offset - (x - mean) * slope), from the last block to the first."""
-    mean, scale, offset, slope, rest = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4]
-    width = np.uint64(lanes.shape[1])
+    """grad_x = scale * (g - offset - (x - mean) * slope), from the last block to the first.
+
+    g = grad_y where ``_lane_affine`` made x positive, as an infinite bias does, else 0.
+    """
+    mean, scale, bias = lanes[0], lanes[1], lanes[2]
+    offset, slope, rest = lanes[3], lanes[4], lanes[5]
+    width, zero = np.uint64(lanes.shape[1]), x.dtype.type(0)
     for i in prange(-(-len(x) // block)):
         first, end = _span_from_the_end(i, block, len(x))
         for row in range(first, end, width):
@@ -320,5 +376,6 @@ def _gradient_of_x(grad_y, x, lanes, block, grad_x):
             fetch(grad_y, row + AHEAD, width)
             for lane in range(min(width, end - row)):
                 centered = (x[row + lane] - mean[lane]) - rest[lane]
-                g = (grad_y[row + lane] - offset[lane]) - centered * slope[lane]
-                grad_x[row + lane] = scale[lane] * g
+                passed = grad_y[row + lane]
+                g = passed if centered * scale[lane] + bias[lane] > zero else zero
+                grad_x[row + lane] = scale[lane] * ((g - offset[lane]) - centered * slope[lane])

@@ -338,15 +338,25 @@ def test_memory_at_any_address(backend, rng):
         assert_within(got[name], ref[name], size[name], length)
 
 
+def bits_of_all(residual, *arrays):
+    """The bytes of every result, with and without a residual and an activation."""
+    results = [run(*arrays)]
+    results += [fused(*arrays, r, a) for r in (None, residual) for a in (None, "relu")]
+    return [
+        (name, None if array is None else array.tobytes())
+        for result in results
+        for name, array in result.items()
+    ]
+
+
 def test_bits_do_not_depend_on_the_address(rng):
-    arrays = draw(rng, (301, 20), np.float32)
+    arrays = [rng.standard_normal((301, 20)).astype(np.float32), *draw(rng, (301, 20), np.float32)]
     shifted = [np.empty(a.size + 1, np.float32)[1:].reshape(a.shape) for a in arrays]
     for to, array in zip(shifted, arrays, strict=True):
         to[...] = array
     with use_backend("numba"):
-        got, moved = run(*arrays), run(*shifted)
-    for name, a in got.items():
-        assert a.tobytes() == moved[name].tobytes(), name
+        for got, moved in zip(bits_of_all(*arrays), bits_of_all(*shifted), strict=True):
+            assert got == moved, got[0]
 
 
 def test_blocks_cover_the_rows_and_channels_once():
@@ -366,12 +376,12 @@ def test_blocks_cover_the_rows_and_channels_once():
 
 @pytest.mark.parametrize("shape", [(2003, 17), (40009, 1), (67, 521)])
 def test_results_do_not_depend_on_the_number_of_threads(rng, shape):
-    arrays = draw(rng, shape, np.float32)
+    residual, *arrays = rng.standard_normal(shape).astype(np.float32), *draw(rng, shape, np.float32)
     with use_backend("numba"):
-        first, *others = results_by_threads(lambda: run(*arrays))
+        first, *others = results_by_threads(lambda: bits_of_all(residual, *arrays))
     for other in others:
-        for name, a in first.items():
-            assert a.tobytes() == other[name].tobytes(), name
+        for got, same in zip(first, other, strict=True):
+            assert got == same, got[0]
 
 
 @pytest.mark.parametrize("with_weight", [True, False])
