@@ -18,8 +18,10 @@ Vector instructions, for what LLVM does not find in a loop by itself:
 
 - ``lanes``: vectors in LLVM's language, from which the next ones are made;
 - ``vector``: what Numba has no words for: addresses, tiles called by address;
-- ``exponential``: exp inside a loop, without a library;
-- ``fold``: sums and extrema of short runs;
+- ``streaming``: stores past the caches;
+- ``exponential``: exp and log inside a loop, without a library;
+- ``fold``: sums and extrema of rows;
+- ``softmax``: rows of exponentials, their sums and gradients;
 - ``pixels``: gathering whole vectors of channels, for pooling;
 - ``philox``: random words, and dropout, which uses them where they arise.
 

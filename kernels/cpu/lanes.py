@@ -61,6 +61,15 @@ def store_vector(builder: Any, vector: Value, pointer: Value, align: int) -> Non
     builder.store(vector, builder.bitcast(pointer, vector.type.as_pointer()), align=align)
 
 
+def store_streaming(builder: Any, vector: Value, pointer: Value) -> None:
+    """Store a vector past the caches, to an address that is a multiple of its size."""
+    kind = vector.type
+    size_bytes = kind.count * (8 if isinstance(kind.element, ir.DoubleType) else 4)
+    pointer = builder.bitcast(pointer, kind.as_pointer())
+    store = builder.store(vector, pointer, align=size_bytes)
+    store.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
+
+
 def store_masked(builder: Any, vector: Value, pointer: Value, mask: Value, align: int) -> None:
     """Store the lanes of the mask; the memory of the others is not touched."""
     pointer = builder.bitcast(pointer, vector.type.as_pointer())

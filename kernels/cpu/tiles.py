@@ -42,6 +42,7 @@ from .lanes import (
     prefetch,
     splat,
     store_masked,
+    store_streaming,
     store_vector,
     suffix,
 )
@@ -420,26 +421,31 @@ def _join(phi: Any, *edges: tuple[Value, Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Transpose:
-    """A function (to, to stride, from, from stride) that transposes lanes x lanes numbers."""
+    """A function (to, to stride, from, from stride, ahead) that transposes lanes x lanes numbers.
+
+    So many bytes ``ahead`` of what it reads it has the next numbers fetched into the caches. With
+    ``streams``, rows of the result are whole lines, which go past the caches.
+    """
 
     lanes: int
     dtype: str = "float32"
+    streams: bool = False
 
     @property
     def name(self) -> str:
         """Of the compiled function."""
-        return f"transpose_{self.lanes}_{self.dtype}"
+        return f"transpose_{self.lanes}_{self.dtype}{'_streaming' * self.streams}"
 
     def module(self) -> ir.Module:
         """Return the LLVM module: in log2(lanes) rounds, pairs of rows exchange halves."""
-        result, function = _module(self.name, 4)
+        result, function = _module(self.name, 5)
         _emit_transpose(self, function)
         return result
 
 
 def _emit_transpose(block: Transpose, function: ir.Function) -> None:
     builder: Any = ir.IRBuilder(function.append_basic_block("entry"))
-    to, to_stride, source, source_stride = function.args
+    to, to_stride, source, source_stride, ahead = function.args
     lanes, itemsize = block.lanes, 4 if block.dtype == "float32" else 8
     vector = ir.VectorType(ELEMENTS[block.dtype], lanes)
 
@@ -447,7 +453,10 @@ def _emit_transpose(block: Transpose, function: ir.Function) -> None:
         place = builder.add(start, builder.mul(stride, _const(index)))
         return builder.inttoptr(place, vector.as_pointer())
 
-    rows = [builder.load(row(source, source_stride, r), align=itemsize) for r in range(lanes)]
+    rows = []
+    for r in range(lanes):
+        prefetch(builder, row(builder.add(source, ahead), source_stride, r))
+        rows.append(builder.load(row(source, source_stride, r), align=itemsize))
     half = 1
     while half < lanes:
         keep = [j if not j & half else lanes + (j ^ half) for j in range(lanes)]
@@ -459,5 +468,8 @@ def _emit_transpose(block: Transpose, function: ir.Function) -> None:
             rows[r | half] = builder.shuffle_vector(*pair, ir.Constant(numbers, swap))
         half *= 2
     for r, value in enumerate(rows):
-        builder.store(value, row(to, to_stride, r), align=itemsize)
+        if block.streams:
+            store_streaming(builder, value, row(to, to_stride, r))
+        else:
+            builder.store(value, row(to, to_stride, r), align=itemsize)
     builder.ret_void()

@@ -35,16 +35,16 @@ def call_tile(typing: Any, code: Any, *arguments: Any) -> Any:
 
 @intrinsic
 def call_transpose(
-    typing: Any, code: Any, to: Any, to_stride: Any, source: Any, source_stride: Any
+    typing: Any, code: Any, to: Any, to_stride: Any, source: Any, source_stride: Any, ahead: Any
 ) -> Any:
     """Call the block transposition whose machine code is at ``code``, see ``tiles.Transpose``."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        kind = ir.FunctionType(VOID, [I64] * 4)
+        kind = ir.FunctionType(VOID, [I64] * 5)
         builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 5), emit
+    return types.void(*[types.intp] * 6), emit
 
 
 @intrinsic

@@ -13,8 +13,10 @@ from numba import prange
 from ..arrays import FLOATS
 from ..cpu.assemble import address
 from ..cpu.flat import flat, lie_alike
-from ..cpu.jit import jit, parallel_jit
+from ..cpu.jit import parallel_jit
+from ..cpu.lanes import LINE_BYTES
 from ..cpu.machine import vector_bytes
+from ..cpu.streaming import convert_lines, streams, wait_for_stores
 from ..cpu.tiles import Transpose
 from ..cpu.ufuncs import in_threads
 from ..cpu.vector import call_transpose
@@ -32,10 +34,12 @@ def fill(y, x):
         axes, shape = found
         x, y = (z.view(f"u{z.itemsize}").transpose(axes).reshape(shape) for z in (x, y))
         lanes = vector_bytes() // y.itemsize
-        code = address(Transpose(lanes, "float32" if y.itemsize == 4 else "float64"))
-        _transpose(y, x, code, lanes)
+        past = lanes * y.itemsize == LINE_BYTES and streams(y)
+        dtype = "float32" if y.itemsize == 4 else "float64"
+        _transpose(y, x, address(Transpose(lanes, dtype, past)), lanes, past)
     elif x.dtype != y.dtype and {x.dtype, y.dtype} <= set(FLOATS) and lie_alike(y, x):
-        _convert(*flat(y, x))
+        y, x = flat(y, x)
+        _convert(y, x, streams(y))
     else:
         in_threads(_copy, x, out=y)
 
@@ -70,13 +74,14 @@ def _matrices(shape, y_strides, x_strides, itemsize):
 
 
 @parallel_jit
-def _transpose(y, x, code, lanes):
+def _transpose(y, x, code, lanes, past):
     """y[b, p, q] = x[b, p, q], where the rows of y and the columns of x lie along memory."""
     batch, rows, columns = y.shape
     width = min(columns, WIDTH)
     height = max(BLOCK_BYTES // y.itemsize // width // lanes, 1) * lanes
     across, down = -(-columns // width), -(-rows // height)
     to_step, step, item = y.strides[1], x.strides[2], y.itemsize
+    ahead = width * step if across > 1 else height * item  # to the block of the next turn
     for task in prange(batch * down * across):
         block, right = divmod(np.int64(task), across)
         image, below = divmod(block, down)
@@ -87,20 +92,23 @@ def _transpose(y, x, code, lanes):
         for j in range(0, whole_columns, lanes):
             for i in range(0, whole_rows, lanes):
                 place = to.ctypes.data + i * to_step + j * item
-                call_transpose(code, place, to_step, source.ctypes.data + j * step + i * item, step)
+                start = source.ctypes.data + j * step + i * item
+                call_transpose(code, place, to_step, start, step, ahead)
         for i in range(height_here):
             for j in range(whole_columns if i < whole_rows else 0, width_here):
                 to[i, j] = source[i, j]
+        if past:
+            wait_for_stores()
 
 
 @parallel_jit
-def _convert(y, x):
-    for part in prange(-(-len(y) // PART)):
+def _convert(y, x, past):
+    size = np.int64(len(y))
+    for part in prange(-(-size // PART)):
         first = np.int64(part) * PART
-        _assign(y[first : first + PART], x[first : first + PART])
-
-
-@jit
-def _assign(y, x):
-    for i in range(len(y)):
-        y[i] = x[i]
+        end = min(first + PART, size)
+        if past:
+            first = convert_lines(y, x, first, end)
+            wait_for_stores()
+        for i in range(np.uint64(first), np.uint64(end)):
+            y[i] = x[i]

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threads import results_by_threads
 
 from convolt.kernels import indexing, layout
 from convolt.kernels.backend import use_backend
+from convolt.kernels.cpu import memory, streaming
 from convolt.kernels.layout import on_numba
 from convolt.kernels.layout.on_cuda import pitch, tile, transposed_of
 
@@ -50,6 +52,35 @@ def test_fill_broadcasts_and_refuses_what_does_not_fit(backend):
         layout.fill(y, np.arange(2))
     layout.fill(y, np.array(7.0))
     np.testing.assert_array_equal(y, np.full((2, 3), 7.0))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(3, 16, 8, 16), (2, 64, 20, 12), (2, 160, 16, 7), (2, 32, 9, 9)])
+def test_streaming_stores_give_the_same_bytes(monkeypatch, rng, shape, dtype):
+    """Rows of whole lines and others, several blocks down and across, what fills no line."""
+    monkeypatch.setattr(streaming, "last_cache_bytes", lambda: 0)
+    x = rng.standard_normal(shape).astype(dtype)
+    other = np.float64 if dtype == np.float32 else np.float32
+    odd = x.reshape(-1)[: x.size - 3]
+
+    def copies():
+        last = layout.channels_last(x)
+        first = layout.contiguous(layout.channels_first(last))
+        return [a.tobytes() for a in (last, first, layout.cast(odd, other))]
+
+    with use_backend("numba"):
+        results = results_by_threads(copies)
+    expected = (np.moveaxis(x, 1, -1), x, odd.astype(other))
+    assert results == [[a.tobytes() for a in expected]] * len(results)
+
+
+def test_only_whole_lines_of_large_results_are_streamed(monkeypatch):
+    lines = memory.empty((64, 32), np.dtype(np.float32))
+    assert not streaming.streams(lines)
+    monkeypatch.setattr(streaming, "last_cache_bytes", lambda: 0)
+    assert streaming.streams(lines)
+    assert not streaming.streams(lines[:, 1:])
+    assert not streaming.streams(memory.empty((64, 34), lines.dtype))
 
 
 SHAPE = (3, 4, 5, 67)

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from convolt.kernels.cpu import memory
 from convolt.kernels.cpu.assemble import address, assembly
 from convolt.kernels.cpu.tiles import PARAMETERS, Shape, Tile, Transpose, half_rows, tile_shape
 
@@ -104,17 +105,18 @@ def test_without_taps_a_tile_is_where_its_sums_start():
     assert np.isnan(y[:, 3:]).all()
 
 
+@pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_transpose(dtype, rng):
+def test_transpose(dtype, streams, rng):
     lanes = tile_shape(dtype).lanes
-    x, y = (
-        rng.standard_normal((lanes, lanes + 3)).astype(dtype),
-        np.zeros((lanes, lanes + 1), dtype),
-    )
-    kind = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)
-    code = kind(address(Transpose(lanes, dtype)))
-    code(y.ctypes.data, y.strides[0], x.ctypes.data, x.strides[0])
+    x = rng.standard_normal((lanes, lanes + 3)).astype(dtype)
+    y = memory.empty((lanes, 1024 + (lanes if streams else 1)), x.dtype)  # streams whole lines
+    y.fill(0)
+    kind = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 5)
+    code = kind(address(Transpose(lanes, dtype, streams)))
+    code(y.ctypes.data, y.strides[0], x.ctypes.data, x.strides[0], 1 << 20)
     np.testing.assert_array_equal(y[:, :lanes], x[:, :lanes].T)
+    assert not y[:, lanes:].any()
 
 
 def spills(text, register):
