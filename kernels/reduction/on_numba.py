@@ -13,7 +13,7 @@ import numpy as np
 from numba import prange
 
 from .. import layout
-from ..cpu.fold import RUN, run_max, run_min, run_sum
+from ..cpu.fold import RUN, largest, run_sum, smallest
 from ..cpu.jit import jit, parallel_jit
 from ..cpu.ufuncs import in_threads
 
@@ -143,12 +143,7 @@ def _max_rows(flat, reduced, y):
     for task in prange(-(-len(y) // together)):
         first = np.int64(task) * together
         for i in range(first, np.minimum(first + together, len(y))):
-            start = i * reduced
-            chosen = run_max(flat, start, np.minimum(RUN, reduced))
-            for j in range(RUN, reduced, RUN):
-                other = run_max(flat, start + j, np.minimum(RUN, reduced - j))
-                chosen = np.maximum(chosen, other)
-            y[i] = chosen
+            y[i] = largest(flat, i * reduced, reduced)
 
 
 @parallel_jit
@@ -157,9 +152,4 @@ def _min_rows(flat, reduced, y):
     for task in prange(-(-len(y) // together)):
         first = np.int64(task) * together
         for i in range(first, np.minimum(first + together, len(y))):
-            start = i * reduced
-            chosen = run_min(flat, start, np.minimum(RUN, reduced))
-            for j in range(RUN, reduced, RUN):
-                other = run_min(flat, start + j, np.minimum(RUN, reduced - j))
-                chosen = np.minimum(chosen, other)
-            y[i] = chosen
+            y[i] = smallest(flat, i * reduced, reduced)

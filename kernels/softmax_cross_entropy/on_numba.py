@@ -1,32 +1,30 @@
-"""softmax_cross_entropy in Numba: rows in parallel, each while it lies in the L1 cache.
+"""softmax_cross_entropy in Numba: blocks of rows in parallel.
 
-The exponentials are those of ``cpu/exponential.py``, in the dtype of the logits, by vectors: a
-piece of a row goes into a tile, which is filled up to whole vectors. Sums, logarithms, the loss
-and the gradient are float64, rounded once at the end. Arrays are flat: a slice counts its owners,
-by atomic operations that all threads wait for.
+Exponentials and gradients are in the dtype of the logits, by vectors (``cpu/softmax.py``); sums,
+logarithms and the loss in float64. Arrays are flat: a slice counts its owners, by atomic
+operations that all threads wait for.
 """
 
 import numpy as np
 from numba import prange
 
-from ..cpu.exponential import CONSTANTS, exp_parts
-from ..cpu.fold import RUN, run_max, run_sum
+from ..cpu.exponential import exp, log
+from ..cpu.fold import largest
 from ..cpu.jit import jit, parallel_jit
+from ..cpu.softmax import gradient, sum_of_exp
 from .on_numpy import _or_ones
 
-TILE = 1024  # classes
-VECTOR = 16  # elements; the tile is computed by multiples of it
+BLOCK = 1 << 14  # elements of the rows, at least one, that a turn of a parallel loop takes
 
 
 def forward(logits, target, weight, ignore_index, label_smoothing, reduction, loss, lse, divisor):
     losses, weights = rows = np.empty((2, len(lse)))
     operands = [np.ravel(a) for a in (logits, target, _or_ones(weight, logits))]
-    constants = CONSTANTS[logits.dtype.name]
     if target.ndim == 2:
-        _forward_probabilities(*operands, float(label_smoothing), constants, lse, losses, weights)
+        _forward_probabilities(*operands, float(label_smoothing), lse, losses, weights)
     else:
         options = int(ignore_index), float(label_smoothing)
-        _forward_classes(*operands, *options, constants, lse, losses, weights)
+        _forward_classes(*operands, *options, lse, losses, weights)
     if reduction == "none":
         loss[...] = losses
         return
@@ -43,95 +41,80 @@ def backward(
     scale = grad_loss if divisor is None else grad_loss / divisor
     scale = np.full(lse.shape, scale, np.float64)
     operands = [np.ravel(a) for a in (logits, target, _or_ones(weight, logits))]
-    constants = CONSTANTS[logits.dtype.name]
     if target.ndim == 2:
         _backward_probabilities(
-            scale, *operands, lse, float(label_smoothing), constants, grad_logits.reshape(-1)
+            scale, *operands, lse, float(label_smoothing), grad_logits.reshape(-1)
         )
     else:
         options = int(ignore_index), float(label_smoothing)
-        _backward_classes(scale, *operands, lse, *options, constants, grad_logits.reshape(-1))
+        _backward_classes(scale, *operands, lse, *options, grad_logits.reshape(-1))
 
 
 @jit
-def _exponentials(tile, count, constants):
-    """Replace ``tile[:count]``, none above 0, by its exponentials, and what follows by zeros."""
-    filled = np.uint64(-(-count // VECTOR) * VECTOR)
-    for i in range(np.uint64(count), filled):
-        tile[i] = constants[0]
-    for i in range(filled):
-        a, b, e = exp_parts(tile[i], constants)
-        tile[i] = (b + b * e) * a
+def _rows_of(block, classes, rows):
+    together = BLOCK // classes + 1
+    first = np.int64(block) * together
+    return first, np.minimum(first + together, rows)
 
 
 @jit
-def _log_sum_exp(logits, start, classes, tile, constants):
-    """Of the row of ``classes`` elements that begins at element ``start`` of flat logits."""
-    largest = run_max(logits, start, np.minimum(RUN, classes))
-    for c in range(RUN, classes, RUN):
-        largest = np.maximum(largest, run_max(logits, start + c, np.minimum(RUN, classes - c)))
-    total = 0.0
-    for first in range(0, classes, TILE):
-        here, count = np.uint64(start + first), np.minimum(TILE, classes - first)
-        for c in range(np.uint64(count)):
-            tile[c] = logits[here + c] - largest
-        _exponentials(tile, count, constants)
-        for c in range(0, count, RUN):
-            total += run_sum(tile, c, np.minimum(RUN, count - c))
-    return largest + np.log(total)
+def _blocks(classes, rows):
+    return -(-rows // (BLOCK // classes + 1))
+
+
+@jit
+def _log_sums(logits, classes, first, end, lse, scratch):
+    """lse[m] = log(sum of exp(logits[m])), first <= m < end."""
+    most = largest(logits, first * classes, classes)
+    for m in range(first, end):
+        following = np.minimum(m + 1, end - 1) * classes
+        scratch[m] = most
+        lse[m], most = sum_of_exp(logits, m * classes, classes, most, following)
+    for m in range(np.uint64(first), np.uint64(end)):
+        lse[m] = scratch[m] + log(lse[m])
 
 
 @parallel_jit
-def _forward_classes(
-    logits, target, weight, ignore_index, label_smoothing, constants, lse, losses, weights
-):
+def _forward_classes(logits, target, weight, ignore_index, label_smoothing, lse, losses, weights):
     classes = len(weight)
-    tile = np.empty(TILE, logits.dtype)
-    for m in prange(len(lse)):
-        start, t = np.int64(m) * classes, target[m]
-        lse[m] = _log_sum_exp(logits, start, classes, tile, constants)
-        if t == ignore_index:
-            losses[m] = weights[m] = 0
-            continue
-        weights[m] = weight[t]
-        losses[m] = -(1 - label_smoothing) * weight[t] * (logits[start + t] - lse[m])
-        if label_smoothing:
-            total = 0.0
+    for block in prange(_blocks(classes, len(lse))):
+        first, end = _rows_of(block, classes, len(lse))
+        _log_sums(logits, classes, first, end, lse, losses)
+        for m in range(first, end):
+            start, t = m * classes, target[m]
+            if t == ignore_index:
+                losses[m] = weights[m] = 0
+                continue
+            weights[m] = weight[t]
+            losses[m] = -(1 - label_smoothing) * weight[t] * (logits[start + t] - lse[m])
+            if label_smoothing:
+                total = 0.0
+                for c in range(classes):
+                    total += weight[c] * (logits[start + c] - lse[m])
+                losses[m] -= label_smoothing / classes * total
+
+
+@parallel_jit
+def _forward_probabilities(logits, target, weight, label_smoothing, lse, losses, weights):
+    classes = len(weight)
+    for block in prange(_blocks(classes, len(lse))):
+        first, end = _rows_of(block, classes, len(lse))
+        _log_sums(logits, classes, first, end, lse, losses)
+        for m in range(first, end):
+            start, total = m * classes, 0.0
             for c in range(classes):
-                total += weight[c] * (logits[start + c] - lse[m])
-            losses[m] -= label_smoothing / classes * total
-
-
-@parallel_jit
-def _forward_probabilities(
-    logits, target, weight, label_smoothing, constants, lse, losses, weights
-):
-    classes = len(weight)
-    tile = np.empty(TILE, logits.dtype)
-    for m in prange(len(lse)):
-        start = np.int64(m) * classes
-        lse[m] = _log_sum_exp(logits, start, classes, tile, constants)
-        total = 0.0
-        for c in range(classes):
-            q = (1 - label_smoothing) * target[start + c] + label_smoothing / classes
-            total += weight[c] * q * (logits[start + c] - lse[m])
-        losses[m], weights[m] = -total, 1
-
-
-@jit
-def _softmax(logits, start, count, lse, tile, constants):
-    for c in range(np.uint64(count)):
-        tile[c] = min(logits[np.uint64(start) + c] - lse, 0.0)
-    _exponentials(tile, count, constants)
+                q = (1 - label_smoothing) * target[start + c] + label_smoothing / classes
+                total += weight[c] * q * (logits[start + c] - lse[m])
+            losses[m], weights[m] = -total, 1
 
 
 @parallel_jit
 def _backward_classes(
-    scale, logits, target, weight, lse, ignore_index, label_smoothing, constants, grad_logits
+    scale, logits, target, weight, lse, ignore_index, label_smoothing, grad_logits
 ):
     classes = len(weight)
+    dtype = logits.dtype.type
     rest = label_smoothing / classes
-    tile = np.empty(TILE, logits.dtype)
     for m in prange(len(lse)):
         start, t, factor = np.int64(m) * classes, target[m], scale[m]
         if t == ignore_index:
@@ -142,33 +125,29 @@ def _backward_classes(
         if label_smoothing:
             for c in range(classes):
                 total += rest * weight[c]
-        for first in range(0, classes, TILE):
-            count = np.minimum(TILE, classes - first)
-            _softmax(logits, start + first, count, lse[m], tile, constants)
-            here, shares = np.uint64(start + first), np.uint64(first)
-            for c in range(np.uint64(count)):
-                grad_logits[here + c] = factor * (tile[c] * total - rest * weight[shares + c])
-            if first <= t < first + count:
-                a = rest * weight[t] + (1 - label_smoothing) * weight[t]
-                grad_logits[start + t] = factor * (tile[t - first] * total - a)
+        _gradient(logits, weight, target, start, lse[m], total, factor, 0.0, rest, grad_logits)
+        a = rest * weight[t] + (1 - label_smoothing) * weight[t]
+        softmax = exp(dtype(logits[start + t] - lse[m]))
+        grad_logits[start + t] = factor * (softmax * total - a)
 
 
 @parallel_jit
-def _backward_probabilities(
-    scale, logits, target, weight, lse, label_smoothing, constants, grad_logits
-):
+def _backward_probabilities(scale, logits, target, weight, lse, label_smoothing, grad_logits):
     classes = len(weight)
     rest = label_smoothing / classes
-    tile = np.empty(TILE, logits.dtype)
     for m in prange(len(lse)):
         start, factor, total = np.int64(m) * classes, scale[m], 0.0
         for c in range(classes):
             total += weight[c] * ((1 - label_smoothing) * target[start + c] + rest)
-        for first in range(0, classes, TILE):
-            count = np.minimum(TILE, classes - first)
-            _softmax(logits, start + first, count, lse[m], tile, constants)
-            here, shares = np.uint64(start + first), np.uint64(first)
-            for c in range(np.uint64(count)):
-                q = (1 - label_smoothing) * target[here + c] + rest
-                a = weight[shares + c] * q
-                grad_logits[here + c] = factor * (tile[c] * total - a)
+        kept = 1 - label_smoothing
+        _gradient(logits, weight, target, start, lse[m], total, factor, kept, rest, grad_logits)
+
+
+@jit
+def _gradient(logits, weight, target, start, lse, total, factor, kept, rest, grad_logits):
+    """One row: factor * (softmax * total - weight * q), see ``cpu.softmax.gradient`` for q."""
+    dtype = logits.dtype.type
+    high = dtype(lse)
+    low = dtype(lse - high)
+    numbers = high, low, dtype(factor * total), dtype(factor), dtype(kept), dtype(rest)
+    gradient(logits, weight, target, start, len(weight), *numbers, grad_logits)

@@ -289,13 +289,53 @@ def test_any_strides_give_the_same_bytes(backend, rng):
 
 
 @pytest.mark.parametrize("kind", ["classes", "probabilities"])
-def test_results_do_not_depend_on_the_number_of_threads(rng, kind):
-    arrays = draw(rng, (1001, 13), kind, True, np.float32)
+@pytest.mark.parametrize("shape", [(1001, 13), (301, 113)], ids=str)
+def test_bits_depend_neither_on_threads_nor_on_addresses(rng, kind, shape):
+    logits, *rest = draw(rng, shape, kind, True, np.float32)
+    shifted = np.empty(logits.size + 1, np.float32)[1:].reshape(shape)
+    shifted[...] = logits
+
+    def both(logits):
+        return [a.tobytes() for a in run(logits, *rest, 0.1, "mean")]
+
     with use_backend("numba"):
-        first, *others = results_by_threads(
-            lambda: [a.tobytes() for a in run(*arrays, 0.1, "mean")]
-        )
+        first, *others = results_by_threads(lambda: both(logits))
+        others.append(both(shifted))
     assert all(other == first for other in others)
+
+
+@pytest.mark.parametrize("classes", [1, 3, 15, 16, 17, 63, 64, 65, 80, 127, 1000])
+def test_a_row_does_not_see_the_others(rng, classes):
+    """Rows of any number of vectors, in more than one block, whatever its neighbours are."""
+    m = 40_000 // classes
+    logits, target, _ = draw(rng, (m, classes), "classes", False, np.float32)
+    with use_backend("numba"):
+        loss, grad = run(logits, target, None, 0.0, "none")
+        with use_backend("numpy"):
+            ref, ref_grad = run(logits, target, None, 0.0, "none")
+        np.testing.assert_allclose(loss, ref, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(grad, ref_grad, rtol=5e-6, atol=1e-7)
+        for bad in (np.nan, np.inf, -np.inf):
+            around = np.full_like(logits, bad)
+            around[1::2] = logits[1::2]
+            with np.errstate(invalid="ignore"):
+                alone = run(around, target, None, 0.0, "none")
+            for got, ref in zip(alone, (loss, grad), strict=True):
+                assert got[1::2].tobytes() == ref[1::2].tobytes()
+                assert np.isnan(got[0]).all() or target[0] == IGNORED
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_small_probabilities_keep_their_digits(backend, dtype):
+    """Down to the smallest number that the dtype has; those of -inf are exactly 0."""
+    logits = np.array([[0, -80, -100, -500, -np.inf, 0]], dtype)
+    large = np.finfo(dtype).max / 4
+    _, grad = run(logits, np.array([0]), None, 0.0, "sum", np.asarray(large))
+    expected = np.exp(logits[0].astype(np.longdouble)) / 2 * large
+    tolerance = np.finfo(dtype).smallest_subnormal * np.longdouble(large)
+    assert (abs(grad[0, 1:] - expected[1:]) <= 5e-5 * expected[1:] + tolerance).all()
+    assert grad[0, 1] > 0
+    assert grad[0, 4] == 0
 
 
 def good():
