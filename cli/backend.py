@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -24,6 +25,13 @@ def choose_backend(option: str | None) -> str:
         return current_backend()
     except RuntimeError as error:
         raise ValueError(str(error)) from error
+
+
+def explain_choices() -> None:
+    """Say on standard error which CUDA kernels each convolution gets, when it is first met."""
+    logger = logging.getLogger("convolt.choice")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(logging.StreamHandler())
 
 
 def announce_compilation() -> None:

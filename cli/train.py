@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
-from .backend import announce_compilation, asked_backend, choose_backend
+from .backend import announce_compilation, asked_backend, choose_backend, explain_choices
 
 RUNS = Path("runs")
 RESUME_HINT = "go on from the last checkpoint by the same command with --resume"
@@ -86,6 +86,10 @@ def train(
         bool,
         Option("--resume", help="Go on with the run in the folder, if there is one to go on with."),
     ] = False,
+    explain: Annotated[
+        bool,
+        Option("--explain", help="Say which CUDA kernels compute each convolution, and why."),
+    ] = False,
 ) -> None:
     """Train MODEL and keep the best and the last state in a folder.
 
@@ -126,6 +130,8 @@ def train(
         run = Run.create(folder, Settings(**{**given, "backend": choose_backend(backend)}))
     _say(f"training {model} on {data}, backend {run.settings.backend}; the run is in {folder}")
     announce_compilation()
+    if explain:
+        explain_choices()
     try:
         result = run.train(resume=resume)
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ The algorithm that the user names, else the one that was quickest when it was ti
 ``use_algorithm``. A name is an algorithm's, or a family's for the cheapest that it has.
 """
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
@@ -35,6 +36,8 @@ FAMILIES: dict[str, ModuleType] = {
 
 OPS = tuple(f"conv2d_{verb}" for verb in VERBS)
 TIMED = 6  # candidates, the cheapest by the model, that are timed
+
+_log = logging.getLogger("convolt.choice")  # at level INFO: each choice, once, and why
 
 _asked: Mapping[str, str] | None = None  # op -> name, by CONVOLT_ALGORITHM or use_algorithm
 
@@ -79,6 +82,17 @@ def choice(problem: Problem, gpu: Gpu) -> Choice:
 @lru_cache(maxsize=4096)
 def _choice(problem: Problem, gpu: Gpu, name: str | None, by_table: bool) -> Choice:
     found = candidates(problem, gpu)
+    made = _choose_among(found, problem, gpu, name, by_table)
+    if _log.isEnabledFor(logging.INFO):
+        times = (f"{a.name} {predict(problem, a, gpu).time_s * 1e6:.1f} us" for a in found)
+        why = f"{made.algorithm.name}: {made.why}; {', '.join(times)}"
+        _log.info("%s: %s", _key(problem), why)
+    return made
+
+
+def _choose_among(
+    found: tuple[Algorithm, ...], problem: Problem, gpu: Gpu, name: str | None, by_table: bool
+) -> Choice:
     if name:
         return Choice(_called(name, problem, found), "the user asks for it")
     timed = _table(gpu).get(_key(problem)) if by_table else None

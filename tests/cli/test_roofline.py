@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -135,6 +137,20 @@ def test_roofline_says_when_an_algorithm_does_not_compute_this(convolt_):
         code, _, err = convolt_("roofline", *LAYER)
     assert code == 2
     assert "simt_7x7 does not compute" in err
+
+
+def test_explained_choices_go_to_standard_error():
+    code = (
+        "from convolt.cli.backend import explain_choices; explain_choices();"
+        "from convolt.kernels.conv2d import Conv2dSize;"
+        "from convolt.kernels.conv2d.choice import *;"
+        "from convolt.kernels.cuda.gpu import GPUS;"
+        "size = Conv2dSize.of((2, 5, 5, 8), (8, 3, 3, 8));"
+        "choose(Problem('fprop', size, 'float64'), GPUS['t4'])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == ""
+    assert "float64 ieee aligned: simt_64x16: the cheapest of 1 by the model" in found.stderr
 
 
 @pytest.mark.parametrize("backend", ["emulator", "numpy"])

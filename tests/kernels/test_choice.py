@@ -134,6 +134,23 @@ def test_the_same_problem_has_the_same_algorithm_in_every_process():
         assert found.stdout.strip() == here
 
 
+def test_each_choice_is_explained_once_to_who_listens(two, caplog):
+    choose(PROBLEM, H100)
+    assert not caplog.records, "nobody asked"
+    with caplog.at_level("INFO", "convolt.choice"):
+        for _ in range(2):
+            choose(replace(PROBLEM, verb="dgrad"), H100)
+    (record,) = caplog.records
+    large, small = (
+        predict(replace(PROBLEM, verb="dgrad"), a, H100).time_s * 1e6
+        for a in (two.LARGE, two.SMALL)
+    )
+    assert record.getMessage().endswith(
+        "bfloat16 ieee aligned: two_64x64: the cheapest of 2 by the model of cost; "
+        f"two_64x64 {large:.1f} us, two_16x16 {small:.1f} us"
+    )
+
+
 # ---- By the user ---------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from convolt.kernels.conv2d import Conv2dSize
+from convolt.kernels.conv2d import Conv2dSize, wgmma
 from convolt.kernels.conv2d.algorithm import VERBS, Algorithm, Problem
 from convolt.kernels.conv2d.choice import FAMILIES, candidates
 from convolt.kernels.conv2d.cost import floors_s, least_bytes, predict, products, splits, work
@@ -125,6 +125,13 @@ def made(grid, arguments):
     """Tiles of a launch: of its blocks one each, if its argument does not say how many."""
     said = [argument.tiles for argument in arguments if hasattr(argument, "tiles")]
     return said[0] if said else int(np.prod(grid))
+
+
+def test_tiles_that_wgmma_computes_in_turns_hide_their_ends():
+    for tiles, verb in ((wgmma._PIXEL_TILES, "fprop"), (wgmma._FILTER_TILES, "wgrad")):
+        for tile, plan in tiles.items():
+            counted = work(problem(verb, *LAUNCHED["1x1"][:2]), Algorithm("wgmma", *tile, 64))
+            assert (counted.exposed < 1) == plan.ping_pong, tile
 
 
 def test_phases_of_a_dgrad_have_all_taps_and_pixels_between_them():
