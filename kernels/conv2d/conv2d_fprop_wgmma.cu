@@ -10,10 +10,10 @@
 // Mapping   a product of pixels x (r, s, c) windows with filters x (r, s, c). A block has TILE_M x
 //           TILE_N of it at a time and goes on GRID tiles further; neighbouring blocks have the
 //           same pixels and other filters, so that x leaves DRAM once.
-// Traffic   reads = 2 * depth * all_taps[0] * (gemm_m[0] * tiles_n + gemm_n * tiles_m)
-//                   + 2 * has_residual * gemm_m[0] * gemm_n
-//           dram_reads = 2 * depth * (pixels_read + all_taps[0] * gemm_n)
-//                        + 2 * has_residual * gemm_m[0] * gemm_n
+// Traffic   reads = 2 * (depth * all_taps[0] * (gemm_m[0] * tiles_n + gemm_n * tiles_m)
+//                        + has_residual * gemm_m[0] * gemm_n)
+//           dram_reads = 2 * (depth * (pixels_read + all_taps[0] * gemm_n)
+//                             + has_residual * gemm_m[0] * gemm_n)
 //           writes = 2 * gemm_m[0] * gemm_n + 8 * has_means * tiles_m * gemm_n
 //           less the taps that fall on the padding.
 // Roofline  size.flops / size.bytes.

@@ -32,8 +32,11 @@ from convolt.kernels import (
     sgd,
     softmax_cross_entropy,
 )
+from convolt.kernels.arrays import dtype_of
 from convolt.kernels.backend import implementation, use_backend
-from convolt.kernels.conv2d import Conv2dSize
+from convolt.kernels.conv2d import Conv2dSize, wgmma
+from convolt.kernels.conv2d.algorithm import Algorithm, Moments
+from convolt.kernels.conv2d.choice import use_algorithm
 from convolt.kernels.cuda.launch import Kernel
 from convolt.kernels.cuda.table import all_kernels
 from convolt.kernels.pooling_window import PoolSize
@@ -379,6 +382,39 @@ def pointwise_convolution(scale):
 @case("conv2d_fprop_depthwise", "conv2d_dgrad_depthwise", "conv2d_wgrad_depthwise")
 def depthwise_convolution(scale):
     convolve(random_array(scale, 10, 10, 64), random_array(64, 3, 3, 1), groups=64)
+
+
+def convolve_on_hopper(tiles, *shapes, **window):
+    """By wgmma, with these tiles of fprop and dgrad, and of wgrad."""
+    pixels, filters = (f"wgmma_{tile}" for tile in tiles)
+    algorithms = {"conv2d_fprop": pixels, "conv2d_dgrad": pixels, "conv2d_wgrad": filters}
+    with use_algorithm(**algorithms):
+        convolve(*(random_array(*s, dtype=dtype_of("bfloat16")) for s in shapes), **window)
+
+
+@case("conv2d_fprop_wgmma", "conv2d_dgrad_wgmma", "conv2d_wgrad_wgmma", name="conv2d_wgmma")
+def convolution_on_hopper(scale):
+    convolve_on_hopper(("128x64", "64x256"), (scale, 4, 34, 64), (128, 1, 3, 64))
+
+
+@case("conv2d_dgrad_wgmma", "conv2d_wgrad_wgmma", name="conv2d_wgmma_stride_2")
+def strided_convolution_on_hopper(scale):
+    convolve_on_hopper(("128x128", "128x128"), (scale, 17, 17, 128), (64, 3, 3, 128), stride=2)
+
+
+@case("conv2d_fprop_wgmma", "conv2d_wgrad_wgmma", "conv2d_wgrad_sum", name="conv2d_wgmma_1x1")
+def pointwise_convolution_on_hopper(scale):
+    convolve_on_hopper(("128x256", "128x256"), (4 * scale, 33, 32, 64), (64, 1, 1, 64), stride=2)
+
+
+@case("conv2d_fprop_wgmma", name="conv2d_wgmma_fused")
+def fused_convolution_on_hopper(scale):
+    shapes = (scale, 16, 16, 64), (64, 1, 1, 64), (scale, 16, 16, 64)
+    x, w, residual = (random_array(*s, dtype=dtype_of("bfloat16")) for s in shapes)
+    algorithm, size = Algorithm("wgmma", 128, 64, 64), Conv2dSize.of(x.shape, w.shape)
+    y = np.empty_like(residual)
+    wgmma.fprop(algorithm, x, w, None, y, size, Moments.of(algorithm, y), residual, "relu")
+    return x.nbytes + w.nbytes + residual.nbytes + y.nbytes + scale * 2 * 2 * 4 * 64
 
 
 # ---- Loss, random numbers, optimizers, images ------------------------------------------------
