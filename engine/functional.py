@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels import activation as _activation_kernel
 from ..kernels import adaptive_avg_pool2d as _adaptive_avg_pool2d_kernel
 from ..kernels import avg_pool2d as _avg_pool2d_kernel
 from ..kernels import batch_norm as _batch_norm_kernel
@@ -29,7 +30,7 @@ from ..kernels.layout import channels_first, channels_last, channels_last_view
 from ..kernels.pooling_window import PoolSize
 from ..kernels.precision import current_precision
 from . import ops
-from .autograd import differentiable, is_grad_enabled, jointly, no_grad, once
+from .autograd import Vjp, differentiable, is_grad_enabled, jointly, no_grad, once
 from .random import Generator, default_generator
 from .tensor import Tensor
 
@@ -94,16 +95,51 @@ def _wgrad(grad_y: Array, x: Array, size: Conv2dSize, place: Array | None) -> Ar
     return place
 
 
+def _convolution(
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    residual: Array | None,
+    activation: str | None,
+    window: dict[str, Any],
+) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return activation(conv(x, w) + bias + residual), and the vjps of these four."""
+    x, w = channels_last(x), channels_last(w)
+    residual = None if residual is None else channels_last(residual)
+    size = Conv2dSize.of(x.shape, w.shape, **window)
+    y = _conv2d_kernel.fprop(x, w, bias, size, residual, activation)
+    kept = y if activation else None
+
+    @once
+    def back(g: Array) -> Array:
+        g = channels_last(g)
+        return g if kept is None else _activation_kernel.relu_backward(g, kept)
+
+    return channels_first(y), (
+        lambda g: channels_first(_conv2d_kernel.dgrad(back(g), w, size)),
+        lambda g, place: _wgrad(back(g), x, size, place),
+        lambda g: reduction.sum(back(g), (0, 1, 2)),
+        lambda g: channels_first(back(g)),
+    )
+
+
 @differentiable(keeps=(0, 1), fills=(1,))
 def _conv2d(x: Array, w: Array, bias: Array | None, **window: Any) -> Any:
-    x, w = channels_last(x), channels_last(w)
-    size = Conv2dSize.of(x.shape, w.shape, **window)
-    grad_last = once(channels_last)
-    return channels_first(_conv2d_kernel.fprop(x, w, bias, size)), (
-        lambda g: channels_first(_conv2d_kernel.dgrad(grad_last(g), w, size)),
-        lambda g, place: _wgrad(grad_last(g), x, size, place),
-        lambda g: reduction.sum(g, (0, 2, 3)),
-    )
+    y, vjps = _convolution(x, w, bias, None, None, window)
+    return y, vjps[:3]
+
+
+@differentiable(keeps=(0, 1), keeps_result=True, fills=(1,))
+def _conv_act(
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    residual: Array | None,
+    *,
+    activation: str | None,
+    **window: Any,
+) -> Any:
+    return _convolution(x, w, bias, residual, activation, window)
 
 
 def _filters(op: str, weight: Any) -> Tensor:
@@ -575,7 +611,7 @@ def conv_act(
     activation: str | None = "relu",
     **window: Any,
 ) -> Tensor:
-    """activation(conv2d(input, weight, bias) + residual).
+    """activation(conv2d(input, weight, bias) + residual), in one pass where the kernel can.
 
     Args:
         input, weight, bias: As ``conv2d``.
@@ -587,14 +623,14 @@ def conv_act(
         TypeError, ValueError: As ``conv2d``; the shape of the residual is not that of the result,
             or there is no such activation.
     """
-    if activation not in _batch_norm_kernel.ACTIVATIONS:
-        raise ValueError(f"conv_act: activation must be 'relu' or None, got {activation!r}")
-    y = conv2d(input, weight, bias, **window)
-    if residual is not None:
-        if residual.shape != y.shape:
-            raise ValueError(f"conv_act: residual has shape {residual.shape}, expected {y.shape}")
-        y = y + _in_precision("conv_act", residual)[0]
-    return relu(y) if activation == "relu" else y
+    x, added = _batched("conv_act", input)
+    w, bias = _filters("conv_act", weight), _optional("conv_act", bias, "bias")
+    residual = _optional("conv_act", residual, "residual")
+    if added and residual is not None:
+        residual = ops.unsqueeze(residual, 0)
+    operands = _in_precision("conv_act", x, w, bias, residual)
+    y = _conv_act(*operands, activation=activation, **window)
+    return ops.squeeze(y, 0) if added else y
 
 
 # Activations

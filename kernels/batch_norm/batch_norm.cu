@@ -108,7 +108,7 @@ __device__ __forceinline__ TwoReals two_reals(double v) {
 }
 
 // What a block knows of the channels of its slab, and this thread's part of it. All threads must
-// take part; bias may be null: zeros.
+// take part; mean and bias may be null: zeros, inv_std and weight: ones.
 struct SharedChannels {
   TwoReals centers[BLOCK];
   Real scales[BLOCK], shifts[BLOCK];
@@ -117,7 +117,8 @@ struct SharedChannels {
                                       const Real* weight, const Real* bias) {
     const bool has = own >= 0;
     centers[threadIdx.x] = two_reals(has && mean ? mean[own] : 0);
-    scales[threadIdx.x] = has ? static_cast<Real>(inv_std[own] * weight[own]) : 0;
+    const double scale = has && inv_std ? inv_std[own] : 1;
+    scales[threadIdx.x] = static_cast<Real>(has && weight ? scale * weight[own] : scale);
     shifts[threadIdx.x] = has && bias ? bias[own] : 0;
   }
 };
@@ -264,11 +265,11 @@ __device__ __forceinline__ void normalize_rows(const Storage* x, const Storage* 
 //
 // Mapping   slabs x splits, see above.
 // Traffic   reads = STORAGE_BYTES * (1 + has_residual) * m * c
-//                   + (16 + 2 * max(STORAGE_BYTES, 4)) * splits * c
+//                   + (8 * (has_mean + has_inv_std)
+//                      + max(STORAGE_BYTES, 4) * (has_weight + has_bias)) * splits * c
 //           writes = STORAGE_BYTES * m * c
-//           with a mean and a bias.
 // Roofline  6 flops an element: memory bound.
-// Limits    m * c < 2^31. mean, bias and residual may be null: zeros.
+// Limits    m * c < 2^31. mean, bias and residual may be null: zeros, inv_std and weight: ones.
 // Source    Ioffe, Szegedy 2015, algorithm 1.
 extern "C" __global__ void __launch_bounds__(BLOCK)
     batch_norm_forward_normalize(const Storage* __restrict__ x, const double* __restrict__ mean,
@@ -349,9 +350,8 @@ __device__ __forceinline__ void sum_rows(const Storage* grad_y, const Storage* x
 //
 // Mapping   slabs x splits, see above.
 // Traffic   reads = STORAGE_BYTES * (2 + has_y) * m * c
-//                   + (16 + 2 * max(STORAGE_BYTES, 4)) * splits * c
+//                   + (16 + max(STORAGE_BYTES, 4) * (1 + has_bias)) * splits * c
 //           writes = STORAGE_BYTES * has_y * m * c + 16 * splits * c
-//           with a bias.
 // Roofline  9 flops an element: memory bound.
 // Limits    m * c < 2^31. bias may be null: zeros. y and g may be null, both.
 // Source    Ioffe, Szegedy 2015, section 3, rearranged as in __init__.py.
@@ -415,9 +415,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
 //
 // Mapping   slabs x splits, see above.
 // Traffic   reads = 2 * STORAGE_BYTES * m * c + (16 + 16 * has_sum_g
-//                   + 2 * max(STORAGE_BYTES, 4)) * splits * c
+//                   + max(STORAGE_BYTES, 4) * (1 + has_bias)) * splits * c
 //           writes = STORAGE_BYTES * m * c
-//           with a bias.
 // Roofline  8 flops an element: memory bound.
 // Limits    m * c < 2^31. bias may be null: zeros. sum_g and sum_gx may be null, both: zeros, as
 //           in evaluation.

@@ -80,6 +80,10 @@ def backward_eval(
     grad_bias[...] = g.sum(axis=0, dtype=np.float64)
 
 
+def activate(x, residual, relu, y):
+    y[...] = _activated(x, residual, relu)
+
+
 def _combined(moments, m, mean):
     """Fill the mean of all rows in, return their biased variance (Chan et al. 1983, eq. 2.1)."""
     counts = moments.counts(m)[:, None]

@@ -35,7 +35,7 @@ from ..arrays import (
     pair,
 )
 from ..backend import implementation
-from ..batch_norm import Moments, moments_of
+from ..batch_norm import ACTIVATIONS, Moments, moments_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,26 +220,46 @@ def _nchw(shape: Shape) -> Shape:
     return (shape[0], shape[3], shape[1], shape[2])
 
 
-def fprop(x: Array, w: Array, bias: Array | None, size: Conv2dSize) -> Array:
-    """Convolve activations with filters and add the bias, if there is one.
+def fprop(
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    size: Conv2dSize,
+    residual: Array | None = None,
+    activation: str | None = None,
+) -> Array:
+    """Convolve images with filters, add bias and residual, if there are any, and activate.
 
     Args:
-        x: Activations, (N, H, W, C), float32 or float64; bfloat16 on ``cuda`` and ``emulator``,
+        x: Images, (N, H, W, C), float32 or float64; bfloat16 on ``cuda`` and ``emulator``,
             summed in float32.
         w: Filters, (K, R, S, C/G), dtype and backend of ``x``.
         bias: (K,), dtype and backend of ``x``, or None.
         size: ``Conv2dSize.of`` these shapes.
+        residual: Added to the rounded result, (N, P, Q, K), dtype and backend of ``x``, or None.
+        activation: ``"relu"``, for max(., 0) at last, or None.
 
     Returns:
         (N, P, Q, K), dtype of ``x``.
 
     Raises:
         TypeError: dtypes or backends differ, or are not supported.
-        ValueError: An array does not have the shape that ``size`` says, or is not contiguous.
+        ValueError: An array does not have the shape that ``size`` says, or is not contiguous;
+            there is no such activation.
     """
-    _check(size, x=(x, size.x_shape), weight=(w, size.w_shape), bias=(bias, (size.k,)))
+    _check(
+        size,
+        x=(x, size.x_shape),
+        weight=(w, size.w_shape),
+        bias=(bias, (size.k,)),
+        residual=(residual, size.y_shape),
+    )
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"conv2d: activation must be 'relu' or None, got {activation!r}")
     y = empty(x, size.y_shape)
-    implementation(__name__, x, w, bias).fprop(x, w, bias, y, size)
+    found = implementation(__name__, x, w, bias, residual)
+    if y.size:
+        found.fprop(x, w, bias, y, size, residual=residual, activation=activation)
     return y
 
 

@@ -1,19 +1,41 @@
 """conv2d on CUDA: each call goes to the family of kernels that ``choice`` names."""
 
-from ..batch_norm.on_cuda import moments
+import numpy as np
+
+from ..batch_norm.on_cuda import activate, moments
 from ..cuda.gpu import gpu_of
-from .algorithm import Problem
+from . import simt
+from .algorithm import Moments, Problem
 from .choice import FAMILIES, choose
 
 
-def fprop(x, w, bias, y, size):
-    algorithm = choose(Problem.of("fprop", size, x, w, y), gpu_of(x))
-    FAMILIES[algorithm.family].fprop(algorithm, x, w, bias, y, size)
+def fprop(x, w, bias, y, size, residual=None, activation=None):
+    algorithm, family = _fprop_by(x, w, y, size)
+    if residual is None and activation is None:
+        family.fprop(algorithm, x, w, bias, y, size)
+    elif family is not simt:
+        family.fprop(algorithm, x, w, bias, y, size, residual=residual, activation=activation)
+    else:
+        before = np.empty_like(y)
+        family.fprop(algorithm, x, w, bias, before, size)
+        rows = [a if a is None else a.reshape(-1, size.k) for a in (before, residual, y)]
+        activate(rows[0], rows[1], activation == "relu", rows[2])
 
 
 def fprop_moments(x, w, y, size):
-    fprop(x, w, None, y, size)
-    return moments(y.reshape(-1, size.k))
+    algorithm, family = _fprop_by(x, w, y, size)
+    if family is simt:
+        family.fprop(algorithm, x, w, None, y, size)
+        return moments(y.reshape(-1, size.k))
+    found = Moments.of(algorithm, y)
+    family.fprop(algorithm, x, w, None, y, size, moments=found)
+    return found.means, found.squares, found.rows
+
+
+def _fprop_by(x, w, y, size):
+    """Return the algorithm and its family; all but simt finish results in registers."""
+    algorithm = choose(Problem.of("fprop", size, x, w, y), gpu_of(x))
+    return algorithm, FAMILIES[algorithm.family]
 
 
 def dgrad(grad_y, w, grad_x, size):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..batch_norm.on_numba import moments
+from ..batch_norm.on_numba import activate, moments
 from ..cpu.accumulate import accumulate, add_parts
 from ..cpu.correlate import correlate, pack
 from ..cpu.memory import empty
@@ -11,9 +11,13 @@ from .plan import dgrad_plan, fprop_plan
 from .plan_wgrad import wgrad_plan
 
 
-def fprop(x, w, bias, y, size):
+def fprop(x, w, bias, y, size, residual=None, activation=None):
     if size.n:
         _correlate(x, w, bias, y, fprop_plan(size, x.dtype.name, get_num_threads()))
+    if residual is not None or activation is not None:
+        y = y.reshape(-1, size.k)
+        residual = None if residual is None else residual.reshape(y.shape)
+        activate(y, residual, activation == "relu", y)
 
 
 def fprop_moments(x, w, y, size):

@@ -2,14 +2,15 @@
 
 import numpy as np
 
-from ..batch_norm.on_numpy import moments
+from ..batch_norm.on_numpy import activate, moments
 
 
-def fprop(x, w, bias, y, size):
+def fprop(x, w, bias, y, size, residual=None, activation=None):
     y[...] = 0 if bias is None else bias
     for r, s, window in _taps(_pad(x, size), size):
         for k, c in _groups(size):
             y[..., k] += window[..., c] @ w[k, r, s].T
+    activate(y, residual, activation == "relu", y)
 
 
 def fprop_moments(x, w, y, size):

@@ -156,6 +156,7 @@ def _pack_transposed(w, source, length, to, columns, width, fact):
                 width * item,
                 source + (column * length + row) * item,
                 length * item,
+                0,
             )
         some = min(lanes, columns - column)
         out = carray(float_pointer(place, w), (length * width,))
