@@ -4,7 +4,7 @@ The machine:
 
 - ``machine``: which CPU it is, its caches, how much of it this process may use;
 - ``thread_count``: how many threads, ``CONVOLT_NUM_THREADS`` and ``set_num_threads``;
-- ``memory``: results, aligned and in memory that is used again.
+- ``memory``: where results lie: aligned, and used again.
 
 Compiling and running loops:
 

@@ -14,7 +14,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from .lanes import I32, counted, load_masked, load_vector, store_masked, store_vector
+from .lanes import I32, I64, counted, load_masked, load_vector, store_masked, store_vector
 from .lanes import splat as splat_over
 from .vector import intrinsic
 
@@ -175,7 +175,7 @@ def _present(builder: Any, left: Any, first: int) -> Any:
 def widened(builder: Any, value: Any, dtype: Any) -> Any:
     """Return a vector of ``dtype`` as one of float64 or int64."""
     is_float = isinstance(dtype, types.Float)
-    kind = ir.VectorType(ir.DoubleType() if is_float else ir.IntType(64), LANES)
+    kind = ir.VectorType(ir.DoubleType() if is_float else I64, LANES)
     if value.type == kind:
         return value
     if is_float:

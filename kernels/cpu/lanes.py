@@ -1,4 +1,4 @@
-"""Vectors in LLVM's language, for all who write it: ``tiles``, ``pixels``, ``fold``.
+"""Vectors in LLVM's language, for all who write it: ``tiles``, ``pixels``, ``fold`` and others.
 
 A vector holds as many numbers as it has lanes. ``builder`` is llvmlite's; what is emitted goes
 where it stands.

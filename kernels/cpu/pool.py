@@ -19,11 +19,13 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import extending, njit, types
+from numba import njit, types
 from numba.core import cgutils
 
 from .cache import njit as cached_njit
+from .lanes import I32, I64, POINTER, VOID
 from .thread_count import MOST, get_num_threads
+from .vector import intrinsic
 
 PARTS_A_THREAD = 4  # so that threads which begin late, or are slower, take fewer
 
@@ -39,10 +41,7 @@ WAKE = 0  # lock on which the helper sleeps
 INVITED = 8  # 1 from the invitation until it is accepted or withdrawn
 TEAM = 16
 
-_intrinsic: Any = extending.intrinsic  # its type says nothing of what it makes
-I8, I32, I64 = (ir.IntType(bits) for bits in (8, 32, 64))
-POINTER = I8.as_pointer()
-PART = ir.FunctionType(ir.VoidType(), [POINTER, I64, I64])  # (arguments, part, parts)
+PART = ir.FunctionType(VOID, [POINTER, I64, I64])  # (arguments, part, parts)
 
 _python = ctypes.PyDLL(None, handle=ctypes.pythonapi._handle)  # prototypes of our own
 _python.PyThread_allocate_lock.restype = ctypes.c_void_p
@@ -72,7 +71,7 @@ def _word(builder: Any, address: Any) -> Any:
     return builder.inttoptr(address, I64.as_pointer())
 
 
-@_intrinsic
+@intrinsic
 def _load(typing: Any, address: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.load(_word(builder, arguments[0]))
@@ -80,7 +79,7 @@ def _load(typing: Any, address: Any) -> Any:
     return types.intp(types.intp), emit
 
 
-@_intrinsic
+@intrinsic
 def _store(typing: Any, address: Any, value: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         builder.store(arguments[1], _word(builder, arguments[0]))
@@ -90,7 +89,7 @@ def _store(typing: Any, address: Any, value: Any) -> Any:
 
 
 def _atomic(operation: str) -> Any:
-    @_intrinsic
+    @intrinsic
     def atomic(typing: Any, address: Any, value: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             word = _word(builder, arguments[0])
@@ -105,7 +104,7 @@ _add = _atomic("add")  # both return what was there before
 _exchange = _atomic("xchg")
 
 
-@_intrinsic
+@intrinsic
 def _call(typing: Any, function: Any, arguments: Any, part: Any, parts: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         function = builder.inttoptr(values[0], PART.as_pointer())
@@ -163,7 +162,7 @@ def _run(team, threads, function, arguments):
     _exchange(team + BUSY, 0)
 
 
-@_intrinsic
+@intrinsic
 def run_in_parts(typing: Any, kernel: Any, worth_bytes: Any, team: Any, arguments: Any) -> Any:
     """Call ``kernel(*arguments, part, parts)`` for all parts, on the threads of ``team``.
 
