@@ -30,6 +30,7 @@ struct PhaseRows {
 //                   + c // groups * ceil_div(n * ceil_div(h, stride_h) * ceil_div(w, stride_w),
 //                                            TILE_M))
 //           writes = STORAGE_BYTES * n * h * w * c
+//           dram_reads = STORAGE_BYTES * (n * p * q * k + k * r * s * (c // groups))
 //           for whole packs of channels and filters, less the taps that fall on the padding.
 // Roofline  size.flops / size.bytes: 1 x 1 filters are bound by memory, most others by arithmetic.
 // Limits    sm_80, sm_90a, sm_100a. PACKED: whole packs of 16 bytes of channels and filters of a

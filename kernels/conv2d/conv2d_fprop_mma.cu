@@ -15,11 +15,13 @@ static_assert(Results::BYTES <= RING_BYTES, "the results take the place of the r
 //
 // Mapping   as conv2d_fprop_tiled: a block has a TILE_M x TILE_N tile of n p q pixels x the filters
 //           of a group, a warp WARP_M x 32 of it.
-// Traffic   reads = STORAGE_BYTES * r * s * (c // groups) * (n * p * q * groups *
+// Traffic   reads = STORAGE_BYTES * (r * s * (c // groups) * (n * p * q * groups *
 //                   ceil_div(k // groups, TILE_N) + k * ceil_div(n * p * q, TILE_M))
-//           writes = STORAGE_BYTES * n * p * q * k
-//           for whole packs of channels, less the taps that fall on the padding; residual and
-//           moments come on top.
+//                   + has_residual * n * p * q * k)
+//           writes = (STORAGE_BYTES * n * p * q + 8 * has_means * ceil_div(n * p * q, TILE_M)) * k
+//           dram_reads = STORAGE_BYTES * (n * h * w * c + k * r * s * (c // groups)
+//                        + has_residual * n * p * q * k)
+//           for whole packs of channels, less the taps that fall on the padding.
 // Roofline  size.flops / size.bytes: 1 x 1 filters are bound by memory, most others by arithmetic.
 // Limits    sm_80, sm_90a, sm_100a. PACKED: whole packs of 16 bytes of channels of a group, arrays
 //           aligned. sum in float; float operands are rounded to tf32.

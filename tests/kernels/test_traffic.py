@@ -34,12 +34,13 @@ from convolt.kernels import (
 )
 from convolt.kernels.arrays import dtype_of
 from convolt.kernels.backend import implementation, use_backend
-from convolt.kernels.conv2d import Conv2dSize, wgmma
+from convolt.kernels.conv2d import Conv2dSize, mma, wgmma
 from convolt.kernels.conv2d.algorithm import Algorithm, Moments
 from convolt.kernels.conv2d.choice import use_algorithm
 from convolt.kernels.cuda.launch import Kernel
 from convolt.kernels.cuda.table import all_kernels
 from convolt.kernels.pooling_window import PoolSize
+from convolt.kernels.precision import use_precision
 
 SCALES = (1, 2, 3)
 SECTOR_BYTES = 32
@@ -357,6 +358,10 @@ def linear_classifier(scale):
     linear.wgrad(y, x)
 
 
+def bfloat16s(*shapes):
+    return (random_array(*shape, dtype=dtype_of("bfloat16")) for shape in shapes)
+
+
 def convolve(x, w, **window):
     size = Conv2dSize.of(x.shape, w.shape, **window)
     y = conv2d.fprop(x, w, None, size)
@@ -377,6 +382,36 @@ def strided_convolution(scale):
 @case("conv2d_wgrad_tiled", "conv2d_wgrad_sum", name="conv2d_1x1_groups")
 def pointwise_convolution(scale):
     convolve(random_array(scale, 16, 16, 32), random_array(64, 1, 1, 16), groups=2)
+
+
+@case("conv2d_fprop_mma", "conv2d_dgrad_mma", "conv2d_wgrad_mma", name="conv2d_mma")
+def convolution_by_mma(scale):
+    with use_algorithm(conv2d_fprop="mma", conv2d_dgrad="mma", conv2d_wgrad="mma"):
+        convolve(*bfloat16s((scale, 10, 10, 64), (64, 3, 3, 64)))
+
+
+@case("conv2d_fprop_mma", "conv2d_dgrad_mma", name="conv2d_mma_tf32_stride_2")
+def strided_convolution_by_mma(scale):
+    names = {"conv2d_fprop": "mma_64x64", "conv2d_dgrad": "mma_128x64", "conv2d_wgrad": "mma"}
+    with use_algorithm(**names), use_precision("tf32"):
+        convolve(random_array(scale, 17, 17, 32), random_array(96, 3, 3, 32), stride=2)
+
+
+@case("conv2d_wgrad_mma", "conv2d_wgrad_sum", name="conv2d_mma_split")
+def split_convolution_by_mma(scale):
+    x, grad_y = bfloat16s((scale, 20, 20, 64), (scale, 20, 20, 80))
+    size = Conv2dSize.of(x.shape, (80, 1, 1, 64))
+    grad_w = np.empty(size.w_shape, x.dtype)
+    mma.wgrad(Algorithm("mma", 64, 128, 32, splits=3), grad_y, x, grad_w, size)
+
+
+@case("conv2d_fprop_mma", name="conv2d_mma_fused")
+def fused_convolution_by_mma(scale):
+    x, w, residual = bfloat16s((scale, 9, 9, 64), (80, 1, 1, 64), (scale, 9, 9, 80))
+    size, y = Conv2dSize.of(x.shape, w.shape), np.empty_like(residual)
+    algorithm = Algorithm("mma", 128, 64, 32)
+    moments = Moments.of(algorithm, y)
+    mma.fprop(algorithm, x, w, None, y, size, moments, residual, "relu")
 
 
 @case("conv2d_fprop_depthwise", "conv2d_dgrad_depthwise", "conv2d_wgrad_depthwise")
