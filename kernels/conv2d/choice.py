@@ -11,16 +11,12 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 from functools import cache, lru_cache, partial
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
-from .. import layout, random
 from ..cuda.gpu import Gpu
-from ..cuda.tuner import TunedTable, is_capturing, quickest, tuning_mode
+from ..cuda.tuner import TunedTable, is_capturing, quickest, random_array, tuning_mode
 from . import mma, simt, wgmma
 from .algorithm import VERBS, Algorithm, Problem
 from .cost import predict
@@ -189,15 +185,14 @@ def tuned(gpu: Gpu) -> dict[str, str]:
 
 
 def operands(problem: Problem) -> list[Any]:
-    """Return arrays of a problem's shapes on the GPU, what is read normally distributed."""
-    size, cupy = problem.size, import_module("cupy")
+    """Return the arrays that a family's function takes after the algorithm, on the GPU."""
+    size = problem.size
     shapes = {
         "fprop": (size.x_shape, size.w_shape, size.y_shape),
         "dgrad": (size.y_shape, size.w_shape, size.x_shape),
         "wgrad": (size.y_shape, size.x_shape, size.w_shape),
     }
-    ticket = cupy.asarray(np.array([0, 0], np.uint64))
-    arrays = [layout.cast(random.normal(ticket, s), problem.dtype) for s in shapes[problem.verb]]
+    arrays = [random_array(shape, problem.dtype) for shape in shapes[problem.verb]]
     return [*arrays[:2], None, arrays[2]] if problem.verb == "fprop" else arrays
 
 

@@ -16,6 +16,10 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
+
+from .. import layout, random
+from ..arrays import Array, Shape
 from ..paths import cache_root, keep, kept
 from .gpu import Gpu
 
@@ -127,6 +131,12 @@ class TunedTable:
 def is_capturing() -> bool:
     """Whether CuPy's current stream is being captured as a graph, where nothing can be timed."""
     return import_module("cupy").cuda.get_current_stream().is_capturing()
+
+
+def random_array(shape: Shape, dtype: str) -> Array:
+    """Return normally distributed numbers on the GPU: how fast it computes depends on the bits."""
+    ticket = import_module("cupy").asarray(np.array([0, 0], np.uint64))
+    return layout.cast(random.normal(ticket, shape), dtype)
 
 
 def quickest(runs: Mapping[str, Callable[[], object]], gpu: Gpu) -> str:
