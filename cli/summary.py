@@ -10,12 +10,14 @@ from typer import Option
 
 from .backend import announce_compilation, choose_backend
 
-NUMBER_OF_CLASSES = 10
-
 
 def summary(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="lenet5 or mlp.")],
-    input_size: Annotated[str, Option(help="Of an image: C,H,W.")] = "1,28,28",
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="lenet5, mlp, resnet20 or resnet50.")
+    ],
+    input_size: Annotated[
+        str | None, Option(help="Of an image: C,H,W. [default: what MODEL is meant for]")
+    ] = None,
     batch: Annotated[int, Option(help="Images in a batch, for the activation memory.")] = 1,
     as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -24,24 +26,33 @@ def summary(
     from ..training import build_model
 
     choose_backend(None)
-    shape = parse_input_size(input_size)
+    shape, classes = images_for(model, input_size)
     announce_compilation()
-    costs = summarize(build_model(model, shape, NUMBER_OF_CLASSES), shape, batch)
+    costs = summarize(build_model(model, shape, classes), shape, batch)
     if as_json:
         print(json.dumps({"model": model, **costs.to_dict()}, indent=2))
     else:
         _print_table(model, costs)
 
 
-def parse_input_size(input_size: str) -> tuple[int, int, int]:
-    """The shape of an image; ValueError where it is none."""
+def images_for(model: str, input_size: str | None) -> tuple[tuple[int, int, int], int]:
+    """The shape of an image, as asked for or else as ``model`` is meant for, and its classes.
+
+    Raises ValueError where ``input_size`` is no shape, or there is no such model.
+    """
+    from .. import models
+
+    models.check(model)
+    shape, classes = models.MADE_FOR[model]
+    if input_size is None:
+        return shape, classes
     try:
         channels, height, width = (int(number) for number in input_size.split(","))
     except ValueError:
         raise ValueError(
             f"--input-size must be C,H,W, for example 3,32,32; it is {input_size!r}"
         ) from None
-    return channels, height, width
+    return (channels, height, width), classes
 
 
 def _print_table(model: str, costs: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -17,7 +18,9 @@ RESUME_HINT = "go on from the last checkpoint by the same command with --resume"
 
 
 def train(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="lenet5 or mlp.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="lenet5, mlp, resnet20 or resnet50.")
+    ],
     data: Annotated[
         str,
         Option(help="digits (nothing to download), mnist, fashion-mnist or cifar10."),
@@ -65,7 +68,11 @@ def train(
         Option(help="cuda, numba, numpy, emulator. [default: CONVOLT_BACKEND, else the best]"),
     ] = None,
     precision: Annotated[
-        str | None, Option(help="ieee; tf32 and bf16 need the cuda backend. [default: ieee]")
+        str | None,
+        Option(
+            help="Of products: ieee; tf32 and bf16 (activations too), which need cuda or emulator. "
+            "[default: CONVOLT_PRECISION, else tf32 for convolutions on cuda and ieee elsewhere]"
+        ),
     ] = None,
     limit: Annotated[int | None, Option(help="Train on the first N training images.")] = None,
     patience: Annotated[
@@ -114,7 +121,7 @@ def train(
         "augment": augment,
         "seed": seed,
         "backend": asked_backend(backend),
-        "precision": precision,
+        "precision": precision or os.environ.get("CONVOLT_PRECISION") or None,
         "limit": limit,
         "patience": patience,
         "checkpoint_every": checkpoint_every,

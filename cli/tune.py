@@ -8,7 +8,7 @@ import typer
 from typer import Option
 
 from .backend import choose_backend
-from .summary import NUMBER_OF_CLASSES, parse_input_size
+from .summary import images_for
 
 PRECISIONS = {"bf16": "bf16", "tf32": "tf32", "float32": "ieee"}
 
@@ -17,7 +17,9 @@ def tune_kernels(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="As of train.")],
     batch: Annotated[int, Option(help="Images in a step.")] = 64,
     dtype: Annotated[str, Option(help="bf16, tf32 or float32.")] = "tf32",
-    input_size: Annotated[str, Option(help="Of an image: C,H,W.")] = "1,28,28",
+    input_size: Annotated[
+        str | None, Option(help="Of an image: C,H,W. [default: what MODEL is meant for]")
+    ] = None,
     backend: Annotated[str | None, Option(help="cuda: times elsewhere mean nothing.")] = None,
 ) -> None:
     """Run one training step of MODEL, and time the kernels of what is not in the table yet.
@@ -28,19 +30,19 @@ def tune_kernels(
         raise ValueError(f"--dtype {dtype}: choose among {', '.join(PRECISIONS)}")
     if batch < 1:
         raise ValueError(f"--batch must be >= 1, got {batch}")
-    shape = parse_input_size(input_size)
+    shape, classes = images_for(model, input_size)
     chosen = choose_backend(backend)
     if chosen != "cuda":
         raise ValueError(
             f"tune-kernels times kernels on a GPU, and times of backend {chosen} say nothing about "
             "one: use --backend cuda"
         )
-    for key, name in tune(model, batch, PRECISIONS[dtype], shape).items():
+    for key, name in tune(model, batch, PRECISIONS[dtype], shape, classes).items():
         print(f"{key}: {name}")
 
 
 def tune(
-    model: str, batch: int, precision: str, image_shape: tuple[int, int, int]
+    model: str, batch: int, precision: str, image_shape: tuple[int, int, int], classes: int
 ) -> dict[str, str]:
     """Run a training step that times what is new; what was found, in the table's words."""
     from ..engine.random import randn
@@ -50,7 +52,7 @@ def tune(
     from ..kernels.precision import use_precision
     from ..training import build_model
 
-    net: Any = build_model(model, image_shape, NUMBER_OF_CLASSES)
+    net: Any = build_model(model, image_shape, classes)
     images = randn(batch, *image_shape)
     gpu = gpu_of(images.data)
     before = tuned(gpu)

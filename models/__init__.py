@@ -18,6 +18,14 @@ _MODELS: dict[str, Callable[..., Module]] = {
     "resnet50": resnet50,
 }
 
+MADE_FOR: dict[str, tuple[tuple[int, int, int], int]] = {
+    "lenet5": ((1, 28, 28), 10),
+    "mlp": ((1, 28, 28), 10),
+    "resnet20": ((3, 32, 32), 10),
+    "resnet50": ((3, 224, 224), 1000),
+}
+"""The images (C, H, W) and the number of classes that a network is meant for."""
+
 
 def names() -> list[str]:
     """Return the names that ``build`` knows."""

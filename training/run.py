@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,8 @@ from ..data import Dataset, Loader, Normalize, from_json, read_image
 from ..data import load as load_data
 from ..engine import functional, no_grad
 from ..engine.random import manual_seed
-from ..kernels.backend import use_backend
+from ..kernels.backend import current_backend, use_backend
+from ..kernels.precision import use_precision
 from ..layers import CrossEntropyLoss, Module
 from .checkpoint import load as load_checkpoint
 from .evaluation import Scores, evaluate, evaluation_loader, to_tensor
@@ -108,7 +110,7 @@ class Run:
         process trains here, or has replaced the run.
         """
         settings = self.settings
-        with locked(self.folder), use_backend(settings.backend):
+        with locked(self.folder), use_backend(settings.backend), self._precision():
             self._check_not_replaced()
             train, test = _load(settings)
             manual_seed(settings.seed)
@@ -160,6 +162,13 @@ class Run:
                 "another folder\n  " + "\n  ".join(differences)
             )
 
+    def _precision(self) -> AbstractContextManager[object]:
+        """What the run asked for, where the backend has it."""
+        asked = self.settings.precision
+        if asked is None or current_backend() not in ("cuda", "emulator"):
+            return nullcontext()
+        return use_precision(asked)
+
     def build_model(self) -> Module:
         """The untrained model."""
         return build_model(self.settings.model, self.image_shape, len(self.classes))
@@ -194,7 +203,8 @@ class Run:
                 f"and {len(test.classes)} classes"
             )
         loader = evaluation_loader(test, self.normalize)
-        return evaluate(self.load_model(checkpoint), CrossEntropyLoss(), loader)
+        with self._precision():
+            return evaluate(self.load_model(checkpoint), CrossEntropyLoss(), loader)
 
     def predict(
         self, images: Sequence[StrPath], top: int = 1, checkpoint: str = "best"
@@ -212,9 +222,9 @@ class Run:
         predictions = []
         for picture in pixels:
             batch = self.normalize(picture[None], np.random.default_rng(0))  # draws nothing
-            with no_grad():
+            with no_grad(), self._precision():
                 logits = model(to_tensor(batch.transpose(0, 3, 1, 2)))
-                probabilities = functional.softmax(logits, 1).numpy()[0]
+                probabilities = functional.softmax(logits.float(), 1).numpy()[0]
             order = np.argsort(-probabilities, kind="stable")[:top]
             predictions.append(
                 [Prediction(self.classes[i], float(probabilities[i])) for i in order]

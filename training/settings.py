@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import models
 from ..data import NAMES, Compose, RandomCrop, RandomFlip, Transform
+from ..kernels.precision import NAMES as PRECISIONS
 from ..layers import Module
 from ..optim import (
     SGD,
@@ -25,7 +26,6 @@ from .trainer import CHECKPOINT_EVERY
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "exponential", "inverse-time", "cosine")
-PRECISIONS = ("ieee", "tf32", "bf16")
 
 INPUT_SIZE = {"lenet5": 28}  # pixels; the other models take the images as they are
 EPOCHS = {"digits": 15, "mnist": 5, "fashion-mnist": 10, "cifar10": 30}
@@ -56,7 +56,7 @@ class Settings:
     augment: bool = True
     seed: int = 0
     backend: str = "numba"
-    precision: str = "ieee"
+    precision: str | None = None
     limit: int | None = None
     patience: int | None = None
     checkpoint_every: int = CHECKPOINT_EVERY
@@ -66,12 +66,13 @@ class Settings:
         _check("data", self.data, NAMES)
         _check("optimizer", self.optimizer, OPTIMIZERS)
         _check("schedule", self.schedule, SCHEDULES)
-        _check("precision", self.precision, PRECISIONS)
-        if self.precision != "ieee":
-            raise ValueError(
-                f"precision {self.precision} needs the cuda backend's tensor cores, and this "
-                "version of convolt has no CUDA kernels yet; use ieee, or leave the option out"
-            )
+        if self.precision is not None:
+            _check("precision", self.precision, PRECISIONS)
+            if self.precision != "ieee" and self.backend not in ("cuda", "emulator"):
+                raise ValueError(
+                    f"precision {self.precision} needs backend cuda or emulator; backend "
+                    f"{self.backend} has ieee only: use that, or leave the option out"
+                )
         if self.momentum is not None and self.optimizer != "sgd":
             raise ValueError(f"momentum belongs to sgd; {self.optimizer} has its own two")
         defaults: dict[str, Any] = {

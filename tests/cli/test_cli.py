@@ -157,7 +157,7 @@ def test_resume_with_nothing_to_resume_starts_and_says_so(convolt_, tmp_path):
     [
         (["--data-dir", "."], "digits come with scikit-learn and are not read from a folder"),
         (["--data", "cats"], "there is no data 'cats'; there are digits, mnist"),
-        (["--precision", "bf16"], "no CUDA kernels yet"),
+        (["--precision", "bf16"], "precision bf16 needs backend cuda or emulator; backend numpy"),
         (["--limit", "0"], "limit must be 1 or more"),
         (["--limit", "9999"], "cannot take the first 9999 of 14"),
         (["--epochs", "0"], "epochs must be 1 or more, it is 0"),
@@ -307,6 +307,22 @@ def test_summary_prints_lenet5_as_the_lecture_tabulates_it(convolt_):
     assert "1,256,080" in out
     assert "20 x 28 x 28" in out
     assert "…" not in out
+
+
+def test_summary_of_resnet50_is_that_of_imagenet(convolt_):
+    with use_backend("numba"):
+        code, out, _ = convolt_("summary", "resnet50", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["input_shape"] == [3, 224, 224]
+    assert (facts["parameters"], facts["multiply_adds"]) == (25_557_032, 4_089_184_256)
+
+
+def test_the_precision_of_the_environment_counts_as_asked_for(convolt_, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVOLT_PRECISION", "tf32")
+    code, _, err = convolt_(*MLP, "--output", tmp_path / "run")
+    assert code == 2
+    assert "precision tf32 needs backend cuda or emulator" in err
 
 
 def test_summary_of_another_input_size(convolt_):

@@ -2,16 +2,22 @@ import numpy as np
 import pytest
 
 from convolt import Tensor
-from convolt.models import build, names
+from convolt.models import MADE_FOR, build, names
 
 
 def test_build_knows_its_names():
     assert names() == sorted(names())
     assert {"lenet5", "mlp"} <= set(names())
-    with pytest.raises(ValueError, match="no model 'lenet6'; there are lenet5, mlp"):
+    with pytest.raises(
+        ValueError, match="no model 'lenet6'; there are lenet5, mlp, resnet20, resnet50"
+    ):
         build("lenet6")
     with pytest.raises(TypeError, match="depth"):
         build("lenet5", depth=3)
+
+
+def test_every_model_has_images_that_it_is_meant_for():
+    assert MADE_FOR.keys() == set(names())
 
 
 def test_mlp():

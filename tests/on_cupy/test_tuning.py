@@ -69,9 +69,9 @@ def test_a_model_is_tuned_by_one_training_step(cupy, timings, monkeypatch):
         return next(iter(runs))  # the emulator takes long
 
     monkeypatch.setattr(choice, "quickest", first)
-    entries = tune("lenet5", 2, "tf32", (1, 28, 28))
+    entries = tune("lenet5", 2, "tf32", (1, 28, 28), 10)
     layers = {"2x28x28x1x20x5x5": 2, "2x14x14x20x50x5x5": 3}  # the first without dgrad
     for layer, verbs in layers.items():
         assert sum(f" {layer}x" in key for key in entries) == verbs, entries
     assert all("float32 tf32" in key for key in entries)
-    assert tune("lenet5", 2, "tf32", (1, 28, 28)) == {}
+    assert tune("lenet5", 2, "tf32", (1, 28, 28), 10) == {}

@@ -16,6 +16,7 @@ from PIL import Image
 
 from convolt import use_backend
 from convolt.data import digits
+from convolt.kernels import emulator
 from convolt.training import Run, Settings, build_model
 from convolt.training.checkpoint import load
 from convolt.training.files import is_temporary, locked
@@ -278,12 +279,13 @@ def test_settings_have_defaults_that_depend_on_each_other():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": "lenet6"}, "lenet5, mlp"),
+        ({"model": "lenet6"}, "lenet5, mlp, resnet20, resnet50"),
         ({"data": "cats"}, "digits, mnist"),
         ({"optimizer": "lbfgs"}, "sgd, adam, adamw"),
         ({"schedule": "square"}, "constant, step"),
         ({"precision": "int4"}, "ieee, tf32, bf16"),
-        ({"precision": "tf32"}, "no CUDA kernels yet"),
+        ({"precision": "tf32"}, "tf32 needs backend cuda or emulator; backend numpy"),
+        ({"precision": "bf16", "backend": "numba"}, "backend numba has ieee only"),
         ({"optimizer": "adam", "momentum": 0.9}, "momentum belongs to sgd"),
         ({"seed": -1}, "seed must be 0 or more"),
         ({"warm_up": 99.0}, "warm-up must lie in"),
@@ -292,6 +294,22 @@ def test_settings_have_defaults_that_depend_on_each_other():
 def test_settings_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Settings(**{**TINY, **options})
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_the_precision_of_a_run(tmp_path, precision):
+    """Products are made in it while it trains and is evaluated; the checkpoint has the masters."""
+    options = {"precision": precision, "backend": "emulator", "epochs": 1, "limit": 60}
+    run = Run.create(tmp_path / "run", Settings(**{**TINY, **options}))
+    with emulator.record() as launches:
+        result = run.train(resume=False)
+    assert any("_mma" in launch.entry or "_wgmma" in launch.entry for launch in launches)
+    assert np.isfinite(result.last.test_loss)
+    assert {a.dtype.name for a in run.load_model().state_dict().values()} <= {"float32", "int64"}
+    with use_backend("emulator"):
+        assert run.evaluate().accuracy == result.best.test_accuracy
+    with use_backend("numpy"):  # which has no such precision
+        assert abs(run.evaluate().loss - result.best.test_loss) < 0.1
 
 
 def test_every_schedule_and_optimizer_trains(tmp_path):
