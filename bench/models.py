@@ -1,11 +1,15 @@
-"""The networks whose training is timed, written once for ``convolt.layers`` and ``torch.nn``.
+"""The networks whose training is timed, of ``convolt.layers`` and of ``torch.nn``.
 
 ``build(name, layers)`` and ``build(name, torch.nn)`` make the same network of either side's
 layers, so that the keys and shapes of their states are the same and weights carry over.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
+
+import convolt
+from convolt import models
 
 CLASSES = 10
 
@@ -30,15 +34,12 @@ def lenet5(nn: Any) -> Any:
 
 
 def resnet20(nn: Any, width: int = 16) -> Any:
-    """ResNet-20 of He et al. 2015, section 4.2, for images of 32x32 pixels.
+    """ResNet-20 as ``convolt.models`` has it; of PyTorch's layers one by one, with the same names.
 
-    A 3x3 convolution, three stages of three blocks, of ``width``, twice and four times as many
-    channels, of which the last two begin with stride 2, the mean of each channel, and a linear
-    layer. A block is two 3x3
-    convolutions with batch-norm beside a shortcut; where the shape changes, the shortcut is a 1x1
-    convolution with batch-norm (the paper's option B; its results on CIFAR have option A, which
-    pads with channels of zeros). 272,474 parameters at the paper's width of 16.
+    ``width`` is the number of channels of the first stage.
     """
+    if nn is convolt.layers:
+        return models.build("resnet20", num_classes=CLASSES, width=width)
 
     class Block(nn.Module):
         def __init__(self, channels_in: int, channels: int, stride: int) -> None:
@@ -48,28 +49,34 @@ def resnet20(nn: Any, width: int = 16) -> Any:
             self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
             self.bn2 = nn.BatchNorm2d(channels)
             self.relu = nn.ReLU(inplace=True)
-            self.shortcut = nn.Identity()
+            self.downsample = nn.Identity()
             if stride != 1:
-                self.shortcut = nn.Sequential(
+                self.downsample = nn.Sequential(
                     nn.Conv2d(channels_in, channels, 1, stride, bias=False),
                     nn.BatchNorm2d(channels),
                 )
 
         def forward(self, x: Any) -> Any:
             y = self.relu(self.bn1(self.conv1(x)))
-            return self.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+            return self.relu(self.bn2(self.conv2(y)) + self.downsample(x))
 
-    def layers() -> Iterator[Any]:
-        yield from (nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
-        yield nn.ReLU(inplace=True)
-        channels_in = width
-        for channels in (width, 2 * width, 4 * width):
-            for _ in range(3):
-                yield Block(channels_in, channels, 1 if channels_in == channels else 2)
-                channels_in = channels
-        yield from (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, CLASSES))
+    def stage(channels_in: int, channels: int) -> Any:
+        stride = 1 if channels_in == channels else 2
+        rest = (Block(channels, channels, 1) for _ in range(2))
+        return nn.Sequential(Block(channels_in, channels, stride), *rest)
 
-    return nn.Sequential(*layers())
+    named = {
+        "conv1": nn.Conv2d(3, width, 3, padding=1, bias=False),
+        "bn1": nn.BatchNorm2d(width),
+        "relu": nn.ReLU(inplace=True),
+        "layer1": stage(width, width),
+        "layer2": stage(width, 2 * width),
+        "layer3": stage(2 * width, 4 * width),
+        "avgpool": nn.AdaptiveAvgPool2d(1),
+        "flatten": nn.Flatten(),
+        "fc": nn.Linear(4 * width, CLASSES),
+    }
+    return nn.Sequential(OrderedDict(named))
 
 
 def vgg11_cifar(nn: Any) -> Any:
