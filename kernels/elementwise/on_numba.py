@@ -10,6 +10,7 @@ from numba import prange
 from ..arrays import FLOATS
 from ..cpu.flat import flat, lie_alike
 from ..cpu.jit import elementwise, jit, parallel_jit
+from ..cpu.lanes import LINE_BYTES
 from ..cpu.ufuncs import in_threads
 
 LARGE_BYTES = 1 << 20  # of a result: smaller ones NumPy has made before threads have begun
@@ -114,9 +115,11 @@ def _arithmetic(kind, ufunc, a, b, y):
 @parallel_jit
 def _run(kind, y, a, b):
     size, step = np.uint64(len(y)), np.uint64(PART)
-    for part in prange((size + step - np.uint64(1)) // step):
-        first = np.uint64(part) * step
-        _compute(kind, y, a, b, first, min(first + step, size))
+    # Parts begin with lines of the cache: vectors that lie across two lines take longer.
+    before = np.uint64(y.ctypes.data % LINE_BYTES // y.itemsize)
+    for part in prange((before + size + step - np.uint64(1)) // step):
+        first = max(np.uint64(part) * step, before) - before
+        _compute(kind, y, a, b, first, min(np.uint64(part + 1) * step - before, size))
 
 
 @jit

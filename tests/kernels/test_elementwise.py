@@ -1,11 +1,13 @@
 """elementwise: every function against Python's own arithmetic, promotion, broadcasting, order."""
 
+import itertools
 import math
 import operator
 
 import ml_dtypes
 import numpy as np
 import pytest
+from threads import results_by_threads
 from tolerance import assert_within
 
 from convolt.kernels import elementwise, layout
@@ -247,6 +249,26 @@ def test_large_arrays_are_numpys_bit_by_bit(rng, monkeypatch, dtype):
                     elementwise.accumulate(here, y)
                     np.testing.assert_array_equal(here, x + y)
                 np.testing.assert_array_equal(total[..., x.shape[-1] :], x)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_parts_that_begin_with_lines_leave_nothing_out(rng, monkeypatch, dtype):
+    """At any place in a line of the cache, on any number of threads."""
+    monkeypatch.setattr(on_numba, "LARGE_BYTES", 0)
+    size = 2 * on_numba.PART
+    for first, length in itertools.product((0, 1, 7, 15), (1, 9, size - 1, size, size + 17)):
+        memory, x = rng.standard_normal(size + 64).astype(dtype), rng.standard_normal(length)
+        x = x.astype(dtype)
+
+        def accumulated(memory=memory, here=slice(first, first + length), x=x):
+            total = memory.copy()
+            elementwise.accumulate(total[here], x)
+            return total.tobytes()
+
+        with use_backend("numba"):
+            results = results_by_threads(accumulated)
+        memory[first : first + length] += x
+        assert set(results) == {memory.tobytes()}
 
 
 def test_lengths_around_a_pack(backend, rng):
