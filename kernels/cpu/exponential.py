@@ -80,9 +80,13 @@ def log(typing: Any, x: Any) -> Any:
 
 def emit_exp(builder: Any, t: Any) -> Any:
     """Emit exp of a number, or of each in a vector, below 1; a small one is rounded once."""
+    return builder.fmul(emit_scaled_exp(builder, t), _constant(t.type, 2.0**-SPARE))
+
+
+def emit_scaled_exp(builder: Any, t: Any) -> Any:
+    """Emit 2^SPARE exp(t), as ``emit_exp``: never 0, for sums in which the least is lost."""
     scale, e = _scale_and_e(builder, t)
-    scaled = _multiply_add(builder, scale, e, scale)
-    return builder.fmul(scaled, _constant(t.type, 2.0**-SPARE))
+    return _multiply_add(builder, scale, e, scale)
 
 
 def _scale_and_e(builder: Any, t: Any) -> tuple[Any, Any]:

@@ -7,11 +7,11 @@ from llvmlite import ir
 from numba.core import cgutils, types
 
 from . import fold
-from .exponential import emit_exp
+from .exponential import SPARE, emit_exp, emit_scaled_exp
 from .lanes import I64, prefetch
 from .vector import intrinsic
 
-AHEAD = 2048  # elements; the CPU itself fetches ahead too little for what a row is summed in
+AHEAD = 3072  # elements; the CPU itself fetches ahead too little for what a row is summed in
 
 
 @intrinsic
@@ -39,17 +39,16 @@ def sum_of_exp(
             for place in places:
                 ahead = builder.add(place, I64(AHEAD))
                 prefetch(builder, builder.gep(after, [ahead], inbounds=False))
-            terms = [emit_exp(builder, builder.fsub(x, most)) for x in load(row)]
+            terms = [emit_scaled_exp(builder, builder.fsub(x, most)) for x in load(row)]
             term = fold.widened(builder, fold.tree(terms, builder.fadd), logits.dtype)
             builder.store(builder.fadd(builder.load(total), term), total)
             found = fold.tree(load(after), larger)
             builder.store(larger(found, builder.load(next_most)), next_most)
 
         fold.over(builder, length, fold.RUN, body)
-        result = (
-            fold.across(builder, builder.load(total), builder.fadd),
-            fold.across(builder, builder.load(next_most), larger),
-        )
+        scaled = fold.across(builder, builder.load(total), builder.fadd)
+        found = fold.across(builder, builder.load(next_most), larger)
+        result = builder.fmul(scaled, ir.Constant(ir.DoubleType(), 2.0**-SPARE)), found
         return context.make_tuple(builder, signature.return_type, result)
 
     result = types.Tuple((types.float64, logits.dtype))
