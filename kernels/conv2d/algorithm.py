@@ -11,6 +11,7 @@ from . import Conv2dSize
 
 VERBS = ("fprop", "dgrad", "wgrad")
 ALIGNMENT = 16  # bytes that one thread, or TMA, moves at a time
+ACTIVATIONS = {None: 0, "relu": 1}  # of ../cuda/epilogue.cuh
 
 
 @dataclass(frozen=True, slots=True)

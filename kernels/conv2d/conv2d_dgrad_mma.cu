@@ -33,9 +33,9 @@ struct PhaseRows {
 //           dram_reads = STORAGE_BYTES * (n * p * q * k + k * r * s * (c // groups))
 //           for whole packs of channels and filters, less the taps that fall on the padding.
 // Roofline  size.flops / size.bytes: 1 x 1 filters are bound by memory, most others by arithmetic.
-// Limits    sm_80, sm_90a, sm_100a. PACKED: whole packs of 16 bytes of channels and filters of a
-//           group, arrays aligned. A phase without taps is filled with zeros. sum in float; float
-//           operands are rounded to tf32.
+// Limits    sm_80, sm_90a, sm_100a. Channels and filters of a group are whole packs of
+//           PACK_BYTES, grad_y and w begin on a multiple of that. A phase without taps is filled
+//           with zeros. Sums in float; float operands are rounded to tf32.
 // Source    the derivative of conv2d_fprop; Dumoulin and Visin 2016, sections 4.1 to 4.6.
 extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
     conv2d_dgrad_mma(const Storage* __restrict__ grad_y, const Storage* __restrict__ w,

@@ -23,8 +23,8 @@ static_assert(Results::BYTES <= RING_BYTES, "the results take the place of the r
 //                        + has_residual * n * p * q * k)
 //           for whole packs of channels, less the taps that fall on the padding.
 // Roofline  size.flops / size.bytes: 1 x 1 filters are bound by memory, most others by arithmetic.
-// Limits    sm_80, sm_90a, sm_100a. PACKED: whole packs of 16 bytes of channels of a group, arrays
-//           aligned. sum in float; float operands are rounded to tf32.
+// Limits    sm_80, sm_90a, sm_100a. The channels of a group are whole packs of PACK_BYTES, x
+//           and w begin on a multiple of that. Sums in float; float operands are rounded to tf32.
 // Source    Chetlur et al. 2014 (cuDNN), section 3; the CUTLASS documentation, "Implicit GEMM".
 extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
     conv2d_fprop_mma(const Storage* __restrict__ x, const Storage* __restrict__ w,

@@ -30,9 +30,9 @@ __device__ __forceinline__ void store(const WarpTile& result, unsigned char* rin
 //           for whole packs of channels and filters, less the taps that fall on the padding.
 //           Several splits are written as float.
 // Roofline  size.flops / size.bytes: 1 x 1 filters are bound by memory, most others by arithmetic.
-// Limits    sm_80, sm_90a, sm_100a. PACKED: whole packs of 16 bytes of channels and filters of a
-//           group, arrays aligned. An empty batch gives zeros. sum in float; float operands are
-//           rounded to tf32.
+// Limits    sm_80, sm_90a, sm_100a. Channels and filters of a group are whole packs of
+//           PACK_BYTES, grad_y and x begin on a multiple of that. An empty batch gives zeros. Sums
+//           in float; float operands are rounded to tf32.
 // Source    the derivative of conv2d_fprop; Chetlur et al. 2014 (cuDNN), section 3.
 extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
     conv2d_wgrad_mma(const Storage* __restrict__ grad_y, const Storage* __restrict__ x,

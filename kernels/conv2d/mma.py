@@ -5,7 +5,8 @@ from dataclasses import replace
 from ..cuda.gemm import tiles
 from ..cuda.gpu import Gpu
 from ..cuda.launch import Kernel, ceil_div
-from .algorithm import Algorithm, Problem
+from . import channels
+from .algorithm import ACTIVATIONS, ALIGNMENT, Algorithm, Problem
 from .cost import splits
 from .simt import add_parts, parts_of
 
@@ -14,20 +15,18 @@ Tile = tuple[int, int]  # TILE_M, TILE_N
 _WIDE, _NARROW, _SHORT, _SMALL = (128, 128), (128, 64), (64, 128), (64, 64)
 _ELEMENT_BYTES = {"bfloat16": 2, "float32": 4}
 _STAGES, _DEPTH_BYTES = 4, 64  # of the ring, and of a line of a chunk, as in mma_tile.cuh
-_PACK_BYTES = 16
 _LEAST_DEPTH = 512  # pixels of one part of a split sum
-_ACTIVATIONS = {None: 0, "relu": 1}  # as in epilogue.cuh
 
 
 def _kernels(verb: str, *shapes: Tile) -> dict[Tile, Kernel]:
-    """Return the entry point for each tile; the smallest also takes what is no whole packs."""
+    """Return the entry point for each tile; the middle one also takes packs of 8 bytes."""
     return {
         (m, n): Kernel(
             *(__file__, f"conv2d_{verb}_mma.cu", f"conv2d_{verb}_mma"),
             block=256 if (m, n) == _WIDE else 128,
             shared_bytes=_STAGES * (m + n) * _DEPTH_BYTES,
             STORAGE=tuple(_ELEMENT_BYTES),
-            PACKED=(True, False) if (m, n) == _SMALL else (True,),
+            PACK_BYTES=(16, 8) if (m, n) in (_NARROW, _SHORT) else (16,),
             TILE_M=m,
             TILE_N=n,
         )
@@ -52,9 +51,13 @@ def algorithms(problem: Problem) -> tuple[Algorithm, ...]:
     """
     if problem.depthwise or not problem.on_tensor_cores:
         return ()
-    shapes = {"fprop": _FPROP, "dgrad": _DGRAD, "wgrad": _WGRAD}[problem.verb]
-    if not _in_packs(problem):
-        shapes = [_SMALL]
+    verb, itemsize = problem.verb, _ELEMENT_BYTES[problem.dtype]
+    padded = channels.padded_size(verb, problem.size, itemsize)
+    if not channels.is_indexed(padded):
+        return ()
+    shapes = {"fprop": _FPROP, "dgrad": _DGRAD, "wgrad": _WGRAD}[verb]
+    if channels.pack_bytes(verb, padded, itemsize) < ALIGNMENT:
+        shapes = [_SHORT if verb == "wgrad" else _NARROW]
     return tuple(_algorithm(problem, tile) for tile in shapes)
 
 
@@ -68,25 +71,35 @@ def fprop(algorithm, x, w, bias, y, size, moments=None, residual=None, activatio
         residual: Of the shape of y, or None.
         activation: ``"relu"`` or None.
     """
-    kernel, grid = fprop_configuration(algorithm, size)
+    whole, constants = _padded("fprop", size, x)
+    kernel, grid = fprop_configuration(algorithm, whole)
+    x = channels.padded(x, channels.x_shape(size), channels.x_shape(whole))
+    w = channels.padded(w, channels.w_shape(size), channels.w_shape(whole))
     means, squares = (moments.means, moments.squares) if moments else (None, None)
     arrays = x, w, bias, residual, y, means, squares
-    constants = _constants("fprop", size, x, w, y)
-    kernel.launch(grid, *arrays, _ACTIVATIONS[activation], size, **constants)
+    kernel.launch(grid, *arrays, ACTIVATIONS[activation], whole, **constants)
 
 
 def dgrad(algorithm, grad_y, w, grad_x, size):
-    kernel, grid = dgrad_configuration(algorithm, size)
-    constants = _constants("dgrad", size, grad_y, w, grad_x)
-    kernel.launch(grid, grad_y, w, grad_x, size, **constants)
+    whole, constants = _padded("dgrad", size, grad_y)
+    kernel, grid = dgrad_configuration(algorithm, whole)
+    grad_y = channels.padded(grad_y, channels.y_shape(size), channels.y_shape(whole))
+    w = channels.padded(w, channels.w_shape(size), channels.w_shape(whole))
+    result = channels.place(grad_x, channels.x_shape(size), channels.x_shape(whole))
+    kernel.launch(grid, grad_y, w, result, whole, **constants)
+    channels.unpad(result, grad_x, channels.x_shape(size))
 
 
 def wgrad(algorithm, grad_y, x, grad_w, size):
-    kernel, (blocks, parts) = wgrad_configuration(algorithm, size)
-    constants = _constants("wgrad", size, grad_y, x, grad_w)
-    partial = parts_of(grad_w, parts)
-    kernel.launch((blocks, parts), grad_y, x, grad_w, partial, size, parts, **constants)
-    add_parts(partial, grad_w)
+    whole, constants = _padded("wgrad", size, x)
+    kernel, (blocks, parts) = wgrad_configuration(algorithm, whole)
+    grad_y = channels.padded(grad_y, channels.y_shape(size), channels.y_shape(whole))
+    x = channels.padded(x, channels.x_shape(size), channels.x_shape(whole))
+    result = channels.place(grad_w, channels.w_shape(size), channels.w_shape(whole))
+    partial = parts_of(result, parts)
+    kernel.launch((blocks, parts), grad_y, x, result, partial, whole, parts, **constants)
+    add_parts(partial, result)
+    channels.unpad(result, grad_w, channels.w_shape(size))
 
 
 def fprop_configuration(algorithm: Algorithm, size) -> tuple[Kernel, int]:
@@ -123,13 +136,8 @@ def _algorithm(problem: Problem, tile: Tile) -> Algorithm:
     return replace(algorithm, splits=splits(problem, algorithm, _LEAST_DEPTH))
 
 
-def _in_packs(problem: Problem) -> bool:
-    """Whether the lines of both operands in memory are whole packs."""
-    size, pack = problem.size, _PACK_BYTES // _ELEMENT_BYTES[problem.dtype]
-    lines = [size.c] if problem.verb == "fprop" else [size.c, size.k]
-    return problem.aligned and not any(line // size.groups % pack for line in lines)
-
-
-def _constants(verb, size, *arrays):
-    packed = _in_packs(Problem.of(verb, size, *arrays))
-    return {"STORAGE": arrays[0].dtype, "PACKED": packed}
+def _padded(verb, size, array):
+    """Return the size that kernels compute, and their constants."""
+    whole = channels.padded_size(verb, size, array.itemsize)
+    pack_bytes = channels.pack_bytes(verb, whole, array.itemsize)
+    return whole, {"STORAGE": array.dtype, "PACK_BYTES": pack_bytes}

@@ -10,7 +10,7 @@
 //   Row, Depth                     what it keeps for a row m and for a place d
 //   Row row(unsigned m), Depth depth(unsigned d)
 //   void advance(Depth&, int step)
-//   Element at(Row, Depth)         which its PACK - 1 neighbours follow
+//   Element at(Row, Depth)         which its neighbours in a pack follow
 #pragma once
 
 #include "ptx.cuh"
@@ -22,12 +22,11 @@
 #ifndef TILE_N
 #define TILE_N 64
 #endif
-#ifndef PACKED  // whether lines of both operands are whole packs of 16 bytes
-#define PACKED 1
+#ifndef PACK_BYTES  // that lines of both operands are multiples of, on addresses that are: 8 or 16
+#define PACK_BYTES 16
 #endif
 
 constexpr int ELEMENT = sizeof(Storage);
-constexpr int PACK = PACKED ? 16 / ELEMENT : 1;  // elements of a copy
 constexpr int STAGES = 4;
 constexpr int TILE_DEPTH = 64 / ELEMENT;
 constexpr int STEPS = 2;  // of a chunk: instructions' depths, 32 bytes
@@ -59,74 +58,48 @@ struct OperandTile {
   }
 };
 
-// Brings an operand's tile, chunk by chunk, from global to shared memory; neighbouring threads go
-// along a line of memory. What is narrower than a copy of 4 bytes, the least, passes through
-// registers, two elements at a time.
+// Brings an operand's tile, chunk by chunk, from global to shared memory, in packs; neighbouring
+// threads go along a line of memory.
 template <class Operand, int ROWS, Line LINE>
 class TileLoader {
- public:
   typedef OperandTile<ROWS, LINE> Tile;
+  static constexpr bool DEEP = Tile::DEEP;
+  static constexpr int PACKS = Tile::LINE_BYTES / PACK_BYTES;  // of a line
+  static constexpr int LINES = BLOCK / PACKS;                  // brought at a time
+  static constexpr int COUNT = Tile::LINES / LINES;            // packs of a thread
+  static_assert(COUNT > 0 && BLOCK % PACKS == 0, "every thread has as many packs");
 
+  Operand operand_;
+  typename Operand::Row row_[DEEP ? COUNT : 1];
+  typename Operand::Depth depth_;  // of the next pack
+  int offset_;                     // of the thread's first pack, in a tile
+
+  __device__ __forceinline__ int offset(int i) const {
+    return (offset_ ^ Tile::exchange(i * LINES)) + i * LINES * Tile::LINE_BYTES;
+  }
+
+ public:
   __device__ __forceinline__ TileLoader(const Operand& operand, unsigned first_row,
                                         unsigned first_depth)
       : operand_(operand) {
+    const int line = threadIdx.x / PACKS, byte = threadIdx.x % PACKS * PACK_BYTES;
+    const int along = byte / ELEMENT;
 #pragma unroll
-    for (int i = 0; i < ROW_COUNT; ++i)
-      row_[i] = operand_.row(first_row + (DEEP ? line(i) : along() + i));
-    depth_ = operand_.depth(first_depth + (DEEP ? along() : line(0)));
-    offset_ = Tile::offset(line(0), threadIdx.x % PARTS * BYTES);
+    for (int i = 0; i < (DEEP ? COUNT : 1); ++i)
+      row_[i] = operand_.row(first_row + (DEEP ? line + i * LINES : along));
+    depth_ = operand_.depth(first_depth + (DEEP ? along : line));
+    offset_ = Tile::offset(line, byte);
   }
 
   // Starts to bring the next chunk to `tile`.
   __device__ __forceinline__ void start(unsigned char* tile) {
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
-      if (COPIED) {
-        const Element element = operand_.at(row_[DEEP ? i : 0], depth_);
-        cp_async<BYTES>(tile + offset(i), element.at, element.exists ? BYTES : 0);
-      } else {
-        typename Operand::Depth next = depth_;
-        if (DEEP) operand_.advance(next, 1);
-        const unsigned low = bits(operand_.at(row_[DEEP ? i : 0], depth_));
-        staged_[COPIED ? 0 : i] = low | bits(operand_.at(row_[DEEP ? i : ROW_COUNT - 1], next))
-                                            << 16;
-      }
+      const Element element = operand_.at(row_[DEEP ? i : 0], depth_);
+      cp_async<PACK_BYTES>(tile + offset(i), element.at, element.exists ? PACK_BYTES : 0);
       if (!DEEP) operand_.advance(depth_, LINES);
     }
     if (DEEP) operand_.advance(depth_, TILE_DEPTH);
-  }
-
-  // Ends what start() began and no cp_async_wait ends.
-  __device__ __forceinline__ void finish(unsigned char* tile) const {
-    if (COPIED) return;
-#pragma unroll
-    for (int i = 0; i < COUNT; ++i)
-      *reinterpret_cast<unsigned*>(tile + offset(i)) = staged_[COPIED ? 0 : i];
-  }
-
- private:
-  static constexpr bool DEEP = Tile::DEEP, COPIED = PACK * ELEMENT >= 4;
-  static constexpr int BYTES = COPIED ? PACK * ELEMENT : 4;        // moved at a time
-  static constexpr int PARTS = Tile::LENGTH * ELEMENT / BYTES;     // of a line
-  static constexpr int LINES = BLOCK / PARTS;                      // moved at a time
-  static constexpr int COUNT = Tile::LINES / LINES;                // parts of a thread
-  static constexpr int ROW_COUNT = DEEP ? COUNT : COPIED ? 1 : 2;  // that a thread meets
-  static_assert(COUNT > 0 && BLOCK % PARTS == 0, "every thread has as many parts");
-
-  Operand operand_;
-  typename Operand::Row row_[ROW_COUNT];
-  typename Operand::Depth depth_;  // of the next part
-  int offset_;                     // of the thread's first part, in a tile
-  unsigned staged_[COPIED ? 1 : COUNT];
-
-  static __device__ __forceinline__ int along() { return threadIdx.x % PARTS * (BYTES / ELEMENT); }
-  static __device__ __forceinline__ int line(int i) { return threadIdx.x / PARTS + i * LINES; }
-  __device__ __forceinline__ int offset(int i) const {
-    return (offset_ ^ Tile::exchange(i * LINES)) + i * LINES * Tile::LINE_BYTES;
-  }
-  // Of an element of 2 bytes.
-  static __device__ __forceinline__ unsigned bits(const Element& element) {
-    return element.exists ? *reinterpret_cast<const unsigned short*>(element.at) : 0u;
   }
 };
 
@@ -274,8 +247,6 @@ __device__ __forceinline__ void multiply_tiles(TileLoader<A, TILE_M, LINE_A> a,
       unsigned char* const stage = ring + chunk * STAGE;
       a.start(stage);
       b.start(stage + A_BYTES);
-      a.finish(stage);
-      b.finish(stage + A_BYTES);
     }
     cp_async_commit();
   }
@@ -283,18 +254,13 @@ __device__ __forceinline__ void multiply_tiles(TileLoader<A, TILE_M, LINE_A> a,
     cp_async_wait<STAGES - 2>();
     __syncthreads();  // this chunk has come to all, and all are done with the one before it
     unsigned char* const next = ring + (chunk + STAGES - 1) % STAGES * STAGE;
-    const bool more = chunk + STAGES - 1 < chunks;
-    if (more) {
+    if (chunk + STAGES - 1 < chunks) {
       a.start(next);
       b.start(next + A_BYTES);
     }
     cp_async_commit();
     const unsigned char* const stage = ring + chunk % STAGES * STAGE;
     result.multiply(read_a, read_b, stage, stage + A_BYTES);
-    if (more) {
-      a.finish(next);
-      b.finish(next + A_BYTES);
-    }
   }
   cp_async_wait<0>();
   __syncthreads();
