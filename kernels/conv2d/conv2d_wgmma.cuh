@@ -107,7 +107,7 @@ class BoxedTile {
     return reinterpret_cast<bfloat16*>(box(column) + row * 128 + run * 16) + column % 8;
   }
   __device__ __forceinline__ void put(int row, int column, float a, float b) const {
-    *reinterpret_cast<unsigned*>(at(row, column)) = pack_bfloat16x2(a, b);
+    store_pair(at(row, column), a, b);
   }
 };
 
@@ -125,6 +125,8 @@ __device__ __forceinline__ void each_pair(const Sums& sums, F f) {
         f(i * BOX + warp * 16 + lane / 4 + h * 8, j * 8 + lane % 4 * 2, sums[i][4 * j + 2 * h],
           sums[i][4 * j + 2 * h + 1]);
 }
+
+constexpr int MOMENTS_SCRATCH = CONSUMERS / Team::THREADS * Moments<Team, BoxedTile>::SCRATCH;
 
 // What becomes of the results of a PixelProduct; null: nothing.
 struct Results {
@@ -246,5 +248,3 @@ class PixelTiles {
     if (Team::thread() == 0) tma_store_wait_read<0>();
   }
 };
-
-constexpr int MOMENTS_SCRATCH = 2 * CONSUMERS;

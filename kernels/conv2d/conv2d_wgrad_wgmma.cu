@@ -60,13 +60,6 @@ class TapTiles {
     }
   }
 
-  static __device__ __forceinline__ void store_pair(float* p, float a, float b) {
-    store_pack<2>(p, Pack<float, 2>{{a, b}});
-  }
-  static __device__ __forceinline__ void store_pair(bfloat16* p, float a, float b) {
-    *reinterpret_cast<unsigned*>(p) = pack_bfloat16x2(a, b);
-  }
-
   template <typename T>
   __device__ __forceinline__ void store(T* to, const Sums& sums, int first_row,
                                         int first_box) const {

@@ -3,7 +3,7 @@
 conv2d_wgmma.cuh has the index maps, cuda/wgmma_pipeline.cuh the main loop.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 
@@ -13,7 +13,8 @@ from ..cuda.gpu import Gpu, gpu_of
 from ..cuda.launch import Kernel, ceil_div
 from ..cuda.tensor_map import TensorMap
 from . import Conv2dSize
-from .algorithm import Algorithm, Problem
+from .algorithm import ACTIVATIONS, Algorithm, Problem
+from .cost import splits
 from .phases import Phase, dgrad_phases, fprop_phases
 from .simt import add_parts, parts_of
 
@@ -21,7 +22,7 @@ _BOX = 64  # rows, and channels, of the boxes that operands consist of; depth of
 _BOX_BYTES = 2 * _BOX * _BOX
 _ALIGNMENT = 1024  # of a box in shared memory
 _CHANNELS = 8  # are 16 bytes, in which TMA counts
-_ACTIVATIONS = {None: 0, "relu": 1}  # as in epilogue.cuh
+_LEAST_DEPTH = 8 * _BOX  # pixels of one part of a split sum
 PHASES = 4  # of the strides of a dgrad, at most, in a launch
 
 
@@ -95,7 +96,8 @@ def algorithms(problem: Problem) -> tuple[Algorithm, ...]:
         return ()
     if problem.verb != "wgrad":
         return tuple(Algorithm("wgmma", *tile, _BOX) for tile in _PIXEL_TILES)
-    return tuple(Algorithm("wgmma", *tile, _BOX, splits(tile, size)) for tile in _FILTER_TILES)
+    whole = [Algorithm("wgmma", *tile, _BOX) for tile in _FILTER_TILES]
+    return tuple(replace(a, splits=splits(problem, a, _LEAST_DEPTH)) for a in whole)
 
 
 def _fits(verb: str, size: Conv2dSize) -> bool:
@@ -106,32 +108,6 @@ def _fits(verb: str, size: Conv2dSize) -> bool:
         return False
     rows, columns = (_dgrad_axes if verb == "dgrad" else _fprop_axes)(size)
     return all(axis.within_reach for axis in (*rows, *columns))
-
-
-_MULTIPROCESSORS = 132  # of an H100, for whose sake sums are split
-_PRODUCTS_CYCLE = 2048  # multiply-adds, of a multiprocessor
-_BYTES_CYCLE = 1750  # to and from DRAM, of the GPU
-_TILE_CYCLES = 1500  # until the first products begin, and to store the results
-_LEAST_STEPS = 8  # of a part
-
-
-def splits(tile: Tile, size: Conv2dSize) -> int:
-    """Return the number of parts that the sums of a wgrad are cut into: those least time takes.
-
-    By a rough count of cycles of an H100: so it is a function of the size.
-    """
-    tiles = ceil_div(size.k, tile[0]) * ceil_div(_boxes(size), tile[1] // _BOX)
-    steps = ceil_div(size.n * size.p * size.q, _BOX)
-    results = size.k * size.r * size.s * size.c
-
-    def cycles(parts: int) -> float:
-        rounds = ceil_div(tiles * parts, _MULTIPROCESSORS)
-        products = ceil_div(steps, parts) * tile[0] * tile[1] * _BOX / _PRODUCTS_CYCLE
-        sums = 8 * results * parts / _BYTES_CYCLE if parts > 1 else 0  # written and read
-        return rounds * (products + _TILE_CYCLES) + sums
-
-    most = max(1, min(steps // _LEAST_STEPS, 4 * _MULTIPROCESSORS // tiles))
-    return min(range(1, most + 1), key=cycles)
 
 
 # ---- Index maps: the structs of conv2d_wgmma.cuh -------------------------------------------------
@@ -364,7 +340,7 @@ def fprop(algorithm, x, w, bias, y, size, moments=None, residual=None, activatio
     means, squares = (moments.means, moments.squares) if moments else (None, None)
     arrays = bias, residual, y, means, squares
     blocks = _blocks(multiplied, x)
-    _FPROP[tile].launch(blocks, *maps, *arrays, _ACTIVATIONS[activation], multiplied)
+    _FPROP[tile].launch(blocks, *maps, *arrays, ACTIVATIONS[activation], multiplied)
 
 
 def dgrad(algorithm, grad_y, w, grad_x, size):

@@ -22,6 +22,14 @@ struct Block {
   static __device__ __forceinline__ void sync() { __syncthreads(); }
 };
 
+// Rounds and stores two results side by side.
+__device__ __forceinline__ void store_pair(float* p, float a, float b) {
+  store_pack<2>(p, Pack<float, 2>{{a, b}});
+}
+__device__ __forceinline__ void store_pair(bfloat16* p, float a, float b) {
+  *reinterpret_cast<unsigned*>(p) = pack_bfloat16x2(a, b);
+}
+
 // A tile of results in shared memory, without bank conflicts when a warp stores the pairs of a
 // matrix fragment (8 rows x 8 columns) and when it reads rows: the runs of 8 columns of a 128-byte
 // line are exchanged by the row's number.
@@ -31,13 +39,6 @@ class StagedTile {
   static_assert(COLUMNS % (RUN * RUNS) == 0, "rows are whole lines of 128 bytes");
 
   T* numbers_;
-
-  static __device__ __forceinline__ void store_pair(float* p, float a, float b) {
-    store_pack<2>(p, Pack<float, 2>{{a, b}});
-  }
-  static __device__ __forceinline__ void store_pair(bfloat16* p, float a, float b) {
-    *reinterpret_cast<unsigned*>(p) = pack_bfloat16x2(a, b);
-  }
 
  public:
   typedef T Number;

@@ -33,7 +33,7 @@
 
 constexpr int WARPGROUP = 128;            // threads
 constexpr int CONSUMERS = 2 * WARPGROUP;  // threads; then comes the producer's warpgroup
-constexpr int THREADS = 3 * WARPGROUP;
+static_assert(BLOCK == 3 * WARPGROUP, "two consumers and the producer");
 // A thread starts with 168 registers, as many as 384 threads can have; consumers take over what the
 // producer does not need.
 constexpr int PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
