@@ -303,20 +303,19 @@ def _products(grad_y, x, mean, lanes, relu, y, first, end, g, total, product):
     zero = x.dtype.type(0)
     for lane in range(len(mean)):
         total[lane] = product[lane] = 0
-    if relu == NO_RELU:
-        _add_products(grad_y, first, x, first, end, mean, total, product)
-        return
-    few = np.empty(_few(lanes), x.dtype)
-    for start in range(first, end, np.uint64(len(few))):
-        stop = min(start + np.uint64(len(few)), end)
+    few = np.empty(_few(lanes) if relu == OF_X else 0, x.dtype)
+    step = end - first if relu == NO_RELU else np.uint64(_few(lanes))
+    for start in range(first, end, step):
+        stop, passed, at = min(start + step, end), grad_y, start
         if relu == OF_X:
             _through_relu_of_x(grad_y, x, lanes, start, stop, few)
-            _add_products(few, np.uint64(0), x, start, stop, mean, total, product)
-        else:
+            passed, at = few, np.uint64(0)
+        elif relu == OF_Y:
             fetch(y, start + AHEAD, stop - start)
             for i in range(start, stop):
                 g[i] = grad_y[i] if y[i] > zero else zero
-            _add_products(g, start, x, start, stop, mean, total, product)
+            passed = g
+        _add_products(passed, at, x, start, stop, mean, total, product)
 
 
 @jit
