@@ -13,12 +13,16 @@ import numpy as np
 from ..cuda.cost import Prediction, Work
 from ..cuda.cost import predict as predict_work
 from ..cuda.gpu import GPUS, Gpu
+from . import channels
 from .algorithm import Algorithm, Problem
 
-# Estimates, by what the loops in the sources need for each: instructions of a warp.
-LOAD_INSTRUCTIONS = 25  # to find a pack's place in an image, load it and store it in shared memory
-COPY_INSTRUCTIONS = 12  # the same by cp.async
-DIRECT_INSTRUCTIONS = 10  # of a depthwise loop, for one product and the place of its pixel
+# Instructions of a warp beside products and reads from shared memory: in a step, and for a pack
+# that it brings there. Counted in the machine code for sm_90a, where loops differ by up to a third.
+SIMT_STEP_INSTRUCTIONS, SIMT_PACK_INSTRUCTIONS = 50, 12
+MMA_STEP_INSTRUCTIONS, MMA_PACK_INSTRUCTIONS = 85, 15
+
+# Estimates of the same.
+DEPTHWISE_INSTRUCTIONS = 10  # for one product and the place of its pixel
 WGMMA_INSTRUCTIONS = 10  # of each of four warps, for one wgmma: descriptors, waits
 
 # Estimates: how much of a tile's beginning and end the SM's other tiles do not hide.
@@ -27,8 +31,8 @@ PING_PONG_EXPOSED = 0.25  # two warpgroups that take turns
 
 MMA_WARP_COLUMNS = 32  # of a tile by mma.sync, as in conv2d_*_mma.cu
 
-SPLIT_FOR = GPUS["h100"]
-ROUNDS = 8
+SPLIT_FOR = GPUS["h100"]  # on whatever GPU: into how many parts a sum is cut decides its bits
+ROUNDS = 8  # of the tiles of a split sum on its SMs, at most
 
 _ITEMSIZE = {"bfloat16": 2, "float32": 4, "float64": 8}
 
@@ -140,6 +144,42 @@ def work(problem: Problem, algorithm: Algorithm) -> Work:
     """Count what an algorithm asks of a GPU."""
     if algorithm.family == "depthwise":
         return _depthwise(problem, algorithm)
+    if algorithm.family == "mma":
+        return _in_packs(problem, algorithm)
+    return _tiled(problem, algorithm)
+
+
+def _in_packs(problem: Problem, algorithm: Algorithm) -> Work:
+    """Count the work on channels in whole packs, and that of ``channels.py`` to make them so."""
+    size, itemsize = problem.size, _ITEMSIZE[problem.dtype]
+    whole = channels.padded_size(problem.verb, size, itemsize)
+    assert whole is not None, "such a problem is not offered"
+    read, written = _arrays(problem.verb)
+    copied_bytes = copies = 0
+    for name in read:  # written with zeros, then read and written
+        own, padded = (math.prod(getattr(s, name)) for s in (size, whole))
+        if own != padded or not problem.aligned:
+            copied_bytes += itemsize * (own + 2 * padded)
+            copies += 2
+    own, padded = (math.prod(getattr(s, written)) for s in (size, whole))
+    if own != padded:  # read and written
+        copied_bytes += itemsize * (own + padded)
+        copies += 1
+    counted = _tiled(replace(problem, size=whole, aligned=True), algorithm)
+    return replace(counted, copied_bytes=copied_bytes, copies=copies)
+
+
+def _arrays(verb: str) -> tuple[tuple[str, str], str]:
+    """Return which arrays a verb reads and which it writes, by the attributes of their shapes."""
+    return {
+        "fprop": (("x_shape", "w_shape"), "y_shape"),
+        "dgrad": (("y_shape", "w_shape"), "x_shape"),
+        "wgrad": (("y_shape", "x_shape"), "w_shape"),
+    }[verb]
+
+
+def _tiled(problem: Problem, algorithm: Algorithm) -> Work:
+    """Count what tiles of the products ask."""
     itemsize = _ITEMSIZE[problem.dtype]
     tile_m, tile_n, tile_k = algorithm.tile_m, algorithm.tile_n, algorithm.tile_k
     step = STEPS[algorithm.family](problem, algorithm)
@@ -196,7 +236,7 @@ def _depthwise(problem: Problem, algorithm: Algorithm) -> Work:
         tiles=(tiles,),
         steps=steps,
         shared_bytes=0,
-        instructions=algorithm.tile_m * algorithm.tile_n / 32 * DIRECT_INSTRUCTIONS,
+        instructions=algorithm.tile_m * algorithm.tile_n / 32 * DEPTHWISE_INSTRUCTIONS,
         exposed=256 / RESIDENT_THREADS,
         l2_bytes=l2_bytes,
         common_bytes=0,
@@ -239,7 +279,8 @@ def _simt(problem: Problem, algorithm: Algorithm) -> Step:
     reads = warps * k * 2 * (4 * 32 * itemsize) / 2  # half the lanes of a warp read what others do
     writes = (m + n) * k * itemsize
     reads_and_products = warps * k * (16 + itemsize / 2)
-    loads = (m + n) * k / _pack(problem, 16 // itemsize) / 32 * LOAD_INSTRUCTIONS
+    packs = (m + n) * k / _pack(problem, 16 // itemsize)
+    loads = warps * SIMT_STEP_INSTRUCTIONS + packs / 32 * SIMT_PACK_INSTRUCTIONS
     instructions = reads_and_products + loads
     return Step("fma", reads + writes, instructions, exposed=threads / RESIDENT_THREADS)
 
@@ -253,7 +294,8 @@ def _mma(problem: Problem, algorithm: Algorithm) -> Step:
     reads = warps * (warp_m + MMA_WARP_COLUMNS) * k * itemsize
     writes = (m + n) * k * itemsize
     multiplied = m * n * k * itemsize / (16 * 8 * 32)  # m16n8k16 of 2 bytes, m16n8k8 of 4
-    copies = (m + n) * k / _pack(problem, 16 // itemsize) / 32 * COPY_INSTRUCTIONS
+    pack_bytes = channels.pack_bytes(problem.verb, problem.size, itemsize)
+    copies = warps * MMA_STEP_INSTRUCTIONS + writes / pack_bytes / 32 * MMA_PACK_INSTRUCTIONS
     instructions = multiplied + reads / 512 + copies
     return Step("mma", reads + writes, instructions, exposed=32 * warps / RESIDENT_THREADS)
 
@@ -309,8 +351,7 @@ def _partial_bytes(problem: Problem, algorithm: Algorithm) -> int:
     """Bytes that a split sum's parts have together."""
     if algorithm.splits == 1:
         return 0
-    size = problem.size
-    shape = {"fprop": size.y_shape, "dgrad": size.x_shape, "wgrad": size.w_shape}[problem.verb]
+    shape = getattr(problem.size, _arrays(problem.verb)[1])
     return max(4, _ITEMSIZE[problem.dtype]) * algorithm.splits * math.prod(shape)
 
 

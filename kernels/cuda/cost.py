@@ -6,7 +6,7 @@ GPU; ``predict`` divides by what the GPU can do (``gpu.py``). What goes on at th
 by the longest, what does not is added:
 
     core = max(mma, shared, issue) + fill + epilogue + tail      on an SM
-    time = launch + sums + (max(core, l2)**4 + dram**4) ** (1/4)
+    time = launch + copies + sums + (max(core, l2)**4 + dram**4) ** (1/4)
 
 The power mean says that DRAM and the rest do not overlap wholly: where they are level, the time is
 1.19 of either.
@@ -29,7 +29,19 @@ LAUNCH_S = 3e-6  # estimate: filling and draining the GPU, in a graph; a launch 
 ISSUED_CYCLE = 4  # instructions of warps that an SM begins in a cycle
 SIMULTANEITY = 4.0  # estimate: the exponent of the power mean
 
-PARTS = ("mma", "shared", "issue", "fill", "epilogue", "tail", "l2", "dram", "sums", "launch")
+PARTS = (
+    "mma",
+    "shared",
+    "issue",
+    "fill",
+    "epilogue",
+    "tail",
+    "l2",
+    "dram",
+    "sums",
+    "copies",
+    "launch",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +62,8 @@ class Work:
         common_bytes: Of these, what several SMs ask for at the same time.
         dram_bytes: Moved to and from DRAM, parts of a split sum not included.
         partial_bytes: Written as parts of a split sum, and then read by a launch that adds them.
+        copied_bytes: Read and written to bring operands into the layout that the kernels take,
+        copies: by so many launches.
     """
 
     core: str
@@ -64,6 +78,8 @@ class Work:
     common_bytes: float
     dram_bytes: float
     partial_bytes: float = 0.0
+    copied_bytes: float = 0.0
+    copies: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +96,7 @@ class Prediction:
         l2: Reading operands from L2.
         dram: DRAM.
         sums: Adding the parts of a split sum.
+        copies: Bringing operands into another layout.
         launch: Launches.
     """
 
@@ -92,6 +109,7 @@ class Prediction:
     l2: float
     dram: float
     sums: float
+    copies: float
     launch: float
 
     @property
@@ -103,7 +121,7 @@ class Prediction:
     def time_s(self) -> float:
         """The parts put together."""
         core = max(self.mma, self.shared, self.issue) + self.fill + self.epilogue + self.tail
-        return self.launch + self.sums + _level(max(core, self.l2), self.dram)
+        return self.launch + self.copies + self.sums + _level(max(core, self.l2), self.dram)
 
     @property
     def bound(self) -> str:
@@ -123,8 +141,8 @@ def predict(work: Work, gpu: Gpu) -> Prediction:
     epilogue = tiles * work.exposed * EPILOGUE_CYCLES * m * n / cycles_s
     private_bytes = work.l2_bytes - work.common_bytes
     dram_bytes_s = DRAM_EFFICIENCY * gpu.dram_bytes_s
-    stays_in_l2 = work.partial_bytes <= gpu.l2_bytes / 2
-    spilled_bytes = 0 if stays_in_l2 else work.partial_bytes
+    spilled_bytes = 0 if _stays_in_l2(work.partial_bytes, gpu) else work.partial_bytes
+    launches = len(work.tiles) + bool(work.partial_bytes) + work.copies
     return Prediction(
         mma=mma,
         shared=shared,
@@ -134,8 +152,9 @@ def predict(work: Work, gpu: Gpu) -> Prediction:
         tail=(max(mma, shared, issue) + fill + epilogue) * _idle(work.tiles, gpu.sms),
         l2=(private_bytes + work.common_bytes / SHARING) / gpu.l2_bytes_s,
         dram=(work.dram_bytes + spilled_bytes) / dram_bytes_s,
-        sums=work.partial_bytes / (gpu.l2_bytes_s if stays_in_l2 else dram_bytes_s),
-        launch=(len(work.tiles) + bool(work.partial_bytes)) * LAUNCH_S,
+        sums=work.partial_bytes / (dram_bytes_s if spilled_bytes else gpu.l2_bytes_s),
+        copies=work.copied_bytes / dram_bytes_s,
+        launch=launches * LAUNCH_S,
     )
 
 
@@ -143,6 +162,11 @@ def _idle(tiles: tuple[int, ...], sms: int) -> float:
     """The SMs' time without a tile while others have one, relative to that with one."""
     idle = sum(-made % sms for made in tiles)
     return idle / sum(tiles) if idle else 0.0
+
+
+def _stays_in_l2(size_bytes: float, gpu: Gpu) -> bool:
+    """Whether what one kernel writes is still there for the next one, in half of the cache."""
+    return size_bytes <= gpu.l2_bytes / 2
 
 
 def _level(a: float, b: float) -> float:
