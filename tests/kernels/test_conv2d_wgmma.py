@@ -8,6 +8,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from conv2d_shapes import ALL
 from sass import disassemble
 from tolerance import assert_within
 
@@ -23,47 +24,31 @@ from convolt.kernels.cuda.signature import read
 KERNELS = {"fprop": wgmma._FPROP, "dgrad": wgmma._DGRAD, "wgrad": wgmma._WGRAD}
 FOLDER = Path(wgmma.__file__).resolve().parent.parent
 
-# name: (x (N,H,W,C), (K,R,S), window)
-CASES = {
-    # ResNet
-    "stem": ((1, 17, 17, 8), (64, 7, 7), {"stride": 2, "padding": 3}),
-    "64_3x3": ((2, 9, 9, 64), (64, 3, 3), {"padding": 1}),
-    "64_256_1x1": ((3, 8, 8, 64), (256, 1, 1), {}),
-    "256_64_1x1": ((1, 8, 7, 256), (64, 1, 1), {}),
-    "128_3x3_stride_2": ((2, 9, 9, 128), (128, 3, 3), {"stride": 2, "padding": 1}),
-    "128_256_1x1_stride_2": ((2, 8, 8, 128), (256, 1, 1), {"stride": 2}),
-    # VGG, Inception, AlexNet, dilated networks
-    "64_128_3x3": ((1, 14, 14, 64), (128, 3, 3), {"padding": 1}),
-    "40_72_1x7": ((2, 5, 9, 40), (72, 1, 7), {"padding": (0, 3)}),
-    "72_40_7x1": ((2, 9, 5, 72), (40, 7, 1), {"padding": (3, 0)}),
-    "24_40_5x5": ((2, 8, 8, 24), (40, 5, 5), {"padding": 2}),
-    "8_64_11x11_stride_4": ((1, 19, 19, 8), (64, 11, 11), {"stride": 4, "padding": 2}),
-    "64_3x3_dilation_2": ((1, 11, 10, 64), (64, 3, 3), {"padding": 2, "dilation": 2}),
+# Beside those that all tensor cores are tested with: name: (x, w, window)
+OWN = {
+    "stem_of_8": ((1, 17, 17, 8), (64, 7, 7, 8), {"stride": 2, "padding": 3}),
+    "alexnet_of_8": ((1, 19, 19, 8), (64, 11, 11, 8), {"stride": 4, "padding": 2}),
+    "resnet_128_stride": ((2, 9, 9, 128), (128, 3, 3, 128), {"stride": 2, "padding": 1}),
+    "dilation_2": ((1, 11, 10, 64), (64, 3, 3, 64), {"padding": 2, "dilation": 2}),
     # Channels that fill boxes in part
-    "8_8": ((2, 7, 5, 8), (8, 3, 3), {"padding": 1}),
-    "24_40": ((5, 5, 7, 24), (40, 3, 3), {"padding": 1}),
-    "40_24": ((7, 5, 6, 40), (24, 3, 3), {}),
-    "72_136": ((3, 7, 7, 72), (136, 3, 3), {"padding": 1}),
-    "136_8": ((2, 6, 6, 136), (8, 3, 3), {"padding": 1}),
-    "200_wide": ((1, 6, 7, 200), (264, 1, 1), {}),
+    "24_40": ((5, 5, 7, 24), (40, 3, 3, 24), {"padding": 1}),
+    "72_136": ((3, 7, 7, 72), (136, 3, 3, 72), {"padding": 1}),
+    "136_8": ((2, 6, 6, 136), (8, 3, 3, 136), {"padding": 1}),
+    "200_264": ((1, 6, 7, 200), (264, 1, 1, 200), {}),
     # Windows
-    "one_pixel": ((1, 1, 1, 8), (8, 1, 1), {}),
-    "filter_larger_than_image": ((1, 3, 3, 16), (16, 7, 7), {"padding": 3}),
-    "wide_padding": ((2, 2, 3, 16), (8, 3, 3), {"padding": (4, 3)}),
-    "valid_even": ((3, 6, 7, 16), (24, 4, 2), {}),
-    "same_even": ((2, 5, 6, 16), (16, 4, 2), {"padding": "same"}),
-    "stride_3": ((2, 11, 10, 8), (16, 3, 3), {"stride": 3, "padding": 1}),
-    "strides_differ": ((1, 9, 8, 16), (24, 3, 2), {"stride": (2, 3), "padding": (1, 0)}),
-    "stride_larger_than_filter": ((2, 7, 11, 16), (8, 2, 2), {"stride": 3}),
-    "stride_larger_than_image": ((1, 2, 3, 8), (8, 1, 1), {"stride": 5}),
-    "stride_over_the_edge": ((2, 8, 7, 24), (16, 3, 3), {"stride": 2, "padding": 1}),
-    "dilation_and_stride": ((1, 11, 10, 16), (16, 3, 3), {"dilation": 2, "stride": 2}),
-    "dilation_multiple_of_stride": ((1, 13, 13, 8), (16, 3, 3), {"dilation": 2, "stride": 4}),
-    "dilations_differ": ((1, 9, 9, 8), (8, 3, 2), {"dilation": (2, 3), "padding": 2}),
-    "row": ((2, 1, 33, 24), (16, 1, 5), {"padding": (0, 2)}),
-    "last_corners": ((1, 2, 130, 8), (8, 1, 3), {"padding": (0, 128), "dilation": (1, 127)}),
-    "batch_of_13": ((13, 3, 5, 16), (8, 2, 2), {}),
+    "one_pixel": ((1, 1, 1, 8), (8, 1, 1, 8), {}),
+    "even_window": ((3, 6, 7, 16), (24, 4, 2, 16), {}),
+    "dilations_differ": ((1, 9, 9, 8), (8, 3, 2, 8), {"dilation": (2, 3), "padding": 2}),
+    "last_corners": ((1, 2, 130, 8), (8, 1, 3, 8), {"padding": (0, 128), "dilation": (1, 127)}),
+    "batch_of_13": ((13, 3, 5, 16), (8, 2, 2, 16), {}),
 }
+
+
+def is_for_tma(x_shape, w_shape, window):
+    return x_shape[0] > 0 and not (x_shape[3] % 8 or w_shape[0] % 8 or "groups" in window)
+
+
+CASES = {name: case for name, case in ALL.items() if is_for_tma(*case)} | OWN
 
 
 @pytest.fixture(autouse=True)
@@ -81,8 +66,8 @@ def few(monkeypatch, sms):
 
 
 def size_of(case):
-    x_shape, (k, r, s), window = case
-    return Conv2dSize.of(x_shape, (k, r, s, x_shape[3]), **window)
+    x_shape, w_shape, window = case
+    return Conv2dSize.of(x_shape, w_shape, **window)
 
 
 def bfloat16(a):
@@ -179,7 +164,7 @@ def test_every_tile_equals_the_definition(name, verb, mode, rng):
         check_floats(algorithm, verb, size, rng, mode=mode)
 
 
-CHECKED = ["72_136", "64_3x3", "128_256_1x1_stride_2", "stride_3", "dilation_and_stride"]
+CHECKED = ["72_136", "resnet_3x3", "resnet_downsample", "stride_3", "dilation_and_stride"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -236,10 +221,10 @@ def test_infinities_do_not_reach_other_taps_and_filters(rng):
 # ---- The pipeline --------------------------------------------------------------------------------
 
 PIPELINES = {  # verb, tile, case
-    "fprop ping-pong": ("fprop", (128, 64), ((5, 7, 8, 136), (72, 2, 2), {"padding": 1})),
-    "fprop cooperative": ("fprop", (128, 256), ((5, 7, 8, 136), (8, 2, 2), {"padding": 1})),
-    "dgrad phases": ("dgrad", (128, 64), ((5, 11, 11, 72), (24, 3, 3), {"stride": 2})),
-    "wgrad splits": ("wgrad", (64, 256), ((7, 9, 9, 136), (72, 2, 2), {})),
+    "fprop ping-pong": ("fprop", (128, 64), ((5, 7, 8, 136), (72, 2, 2, 136), {"padding": 1})),
+    "fprop cooperative": ("fprop", (128, 256), ((5, 7, 8, 136), (8, 2, 2, 136), {"padding": 1})),
+    "dgrad phases": ("dgrad", (128, 64), ((5, 11, 11, 72), (24, 3, 3, 72), {"stride": 2})),
+    "wgrad splits": ("wgrad", (64, 256), ((7, 9, 9, 136), (72, 2, 2, 136), {})),
 }
 TIMES = ("lazy", "eager", "random")
 
@@ -328,13 +313,13 @@ def test_only_hopper_has_wgmma():
     ]
 
 
-REFUSED = {  # (x, (K, R, S), window), verbs
-    "channels_4": (((1, 5, 5, 4), (8, 3, 3), {}), VERBS),
-    "filters_12": (((1, 5, 5, 8), (12, 3, 3), {}), VERBS),
-    "empty_batch": (((0, 5, 5, 8), (8, 3, 3), {}), VERBS),
-    "stride_9": (((1, 19, 19, 8), (8, 3, 3), {"stride": 9}), VERBS),
-    "corner_129": (((1, 5, 5, 8), (8, 3, 3), {"padding": 129}), ("fprop", "wgrad")),
-    "offset_256": (((1, 5, 300, 8), (8, 1, 3), {"dilation": 128}), ("fprop", "wgrad")),
+REFUSED = {  # (x, w, window), verbs
+    "channels_4": (((1, 5, 5, 4), (8, 3, 3, 4), {}), VERBS),
+    "filters_12": (((1, 5, 5, 8), (12, 3, 3, 8), {}), VERBS),
+    "empty_batch": (((0, 5, 5, 8), (8, 3, 3, 8), {}), VERBS),
+    "stride_9": (((1, 19, 19, 8), (8, 3, 3, 8), {"stride": 9}), VERBS),
+    "corner_129": (((1, 5, 5, 8), (8, 3, 3, 8), {"padding": 129}), ("fprop", "wgrad")),
+    "offset_256": (((1, 5, 300, 8), (8, 1, 3, 8), {"dilation": 128}), ("fprop", "wgrad")),
 }
 
 
@@ -346,7 +331,7 @@ def test_what_tma_cannot_do_is_not_offered(name):
 
 
 def test_other_types_and_addresses_are_not_offered():
-    size = size_of(CASES["64_3x3"])
+    size = size_of(CASES["resnet_3x3"])
     assert wgmma.algorithms(Problem("fprop", size, "float32", "tf32")) == ()
     assert wgmma.algorithms(Problem("fprop", size, "bfloat16", aligned=False)) == ()
     groups = Conv2dSize.of((1, 5, 5, 64), (64, 3, 3, 32), groups=2)
@@ -368,13 +353,15 @@ def test_launch_configurations():
 
 
 def test_a_split_sum_fills_the_gpu_and_its_parts_are_not_short():
-    def parts(tile, x_shape, *filters, **window):
-        found = algorithms("wgrad", size_of((x_shape, filters, window)))
+    def parts(tile, x_shape, *w_shape, **window):
+        found = algorithms("wgrad", size_of((x_shape, w_shape, window)))
         return next(a.splits for a in found if (a.tile_m, a.tile_n) == tile)
 
-    assert parts((64, 256), (256, 56, 56, 64), 64, 3, 3, padding=1) % 44 == 0  # of 3 tiles each
-    assert parts((128, 256), (256, 7, 7, 512), 512, 3, 3, padding=1) <= 4  # 72 tiles, large parts
-    assert parts((128, 128), (1, 8, 8, 64), 64, 3, 3, padding=1) == 1  # one box of pixels
+    assert parts((64, 256), (256, 56, 56, 64), 64, 3, 3, 64, padding=1) % 44 == 0  # of 3 tiles each
+    assert (
+        parts((128, 256), (256, 7, 7, 512), 512, 3, 3, 512, padding=1) <= 4
+    )  # 72 tiles, large parts
+    assert parts((128, 128), (1, 8, 8, 64), 64, 3, 3, 64, padding=1) == 1  # one box of pixels
 
 
 # ---- Compilation, without a GPU ------------------------------------------------------------------
