@@ -2,6 +2,7 @@
 it into a time.
 """
 
+import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from ..cuda.cost import predict as predict_work
 from ..cuda.gpu import GPUS, Gpu
 from . import channels
 from .algorithm import Algorithm, Problem
+from .phases import dgrad_phases
 
 # Instructions of a warp beside products and reads from shared memory: in a step, and for a pack
 # that it brings there. Counted in the machine code for sm_90a, where loops differ by up to a third.
@@ -224,9 +226,9 @@ def _depthwise(problem: Problem, algorithm: Algorithm) -> Work:
         l2_bytes = itemsize * pixels * (size.k * -(-taps // algorithm.tile_n) + size.c * taps)
     else:
         forward = problem.verb == "fprop"
-        results, channels = (pixels, size.k) if forward else (size.n * size.h * size.w, size.c)
+        results, lanes = (pixels, size.k) if forward else (size.n * size.h * size.w, size.c)
         down = -(-results // algorithm.tile_m)
-        tiles = down * -(-channels // algorithm.tile_n)
+        tiles = down * -(-lanes // algorithm.tile_n)
         steps = tiles * taps * (1 if forward else size.k // size.c)
         l2_bytes = itemsize * taps * (pixels * (size.c if forward else size.k) + size.k * down)
     return Work(
@@ -255,19 +257,12 @@ def products(problem: Problem) -> Iterator[Product]:
     elif problem.verb == "wgrad":
         yield Product(groups, group_k, taps * group_c, taps, pixels, 1)
     else:
-        vertical = _phases(size.h, size.r, size.stride_h, size.pad_top, size.dilation_h)
-        horizontal = list(_phases(size.w, size.s, size.stride_w, size.pad_left, size.dilation_w))
-        for rows, taps_h in vertical:
-            for columns, taps_w in horizontal:
-                taps = taps_h * taps_w
-                yield Product(groups, size.n * rows * columns, group_c, 1, taps * group_k, taps)
-
-
-def _phases(length: int, taps: int, stride: int, pad: int, dilation: int) -> Iterator[tuple]:
-    """Yield, for each phase of a stride along an axis, its pixels and the taps that meet them."""
-    for first in range(min(stride, length)):
-        met = sum((first + pad - tap * dilation) % stride == 0 for tap in range(taps))
-        yield -(-(length - first) // stride), met
+        vertical = dgrad_phases(size.h, size.r, size.stride_h, size.pad_top, size.dilation_h)
+        horizontal = dgrad_phases(size.w, size.s, size.stride_w, size.pad_left, size.dilation_w)
+        for rows, columns in itertools.product(vertical, horizontal):
+            pixels = size.n * rows.units * columns.units
+            taps = len(rows.offsets) * len(columns.offsets)
+            yield Product(groups, pixels, group_c, 1, taps * group_k, taps)
 
 
 def _simt(problem: Problem, algorithm: Algorithm) -> Step:
@@ -276,7 +271,7 @@ def _simt(problem: Problem, algorithm: Algorithm) -> Step:
     itemsize = 8 if problem.dtype == "float64" else 4
     threads = m * n / 16
     warps = threads / 32
-    reads = warps * k * 2 * (4 * 32 * itemsize) / 2  # half the lanes of a warp read what others do
+    reads = warps * k * 32 * (4 + 4) * itemsize / 2  # half the lanes of a warp read what others do
     writes = (m + n) * k * itemsize
     reads_and_products = warps * k * (16 + itemsize / 2)
     packs = (m + n) * k / _pack(problem, 16 // itemsize)

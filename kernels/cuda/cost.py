@@ -11,37 +11,24 @@ by the longest, what does not is added:
 The power mean says that DRAM and the rest do not overlap wholly: where they are level, the time is
 1.19 of either.
 
-Two constants of the model, ``CLOCK_HZ`` of the h100 in ``gpu.py`` and ``EPILOGUE_CYCLES``, are
-fitted to two times of fast.cu's bfloat16 GEMM on an H100 (763 TFLOP/s at 4096^3, 808 at 8192^3),
-and one, ``mma_flops_cycle``, to what kernels with mma.sync are known to reach there, some 400. The
-other constants here are estimates, and say so: no kernel of ours was timed for them.
+Three constants are fitted to times of a bfloat16 GEMM that fast.cu published for an H100: the clock
+of the h100 in ``gpu.py`` and ``EPILOGUE_CYCLES`` to 763 TFLOP/s at 4096^3 and 808 at 8192^3,
+``SHARING`` to 777 without clusters. One, ``mma_flops_cycle``, is fitted to what kernels with mma.sync
+are known to reach there, some 400. The other constants here are estimates, and say so: no kernel of
+ours was timed for them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from .gpu import Gpu
 
 FILL_CYCLES = 970  # estimate: until the first step of a tile has arrived from DRAM, 0.6 us
 EPILOGUE_CYCLES = 0.153  # fitted: of an SM, for each result of a tile, to round and store it
-SHARING = 1.8  # estimate: L2 serves an operand that several SMs ask for at once so much quicker
+SHARING = 1.8  # fitted: L2 serves an operand that several SMs ask for at once so much quicker
 DRAM_EFFICIENCY = 0.93  # estimate: of a copy's bandwidth, what a kernel with other work reaches
 LAUNCH_S = 3e-6  # estimate: filling and draining the GPU, in a graph; a launch from a CPU is longer
 ISSUED_CYCLE = 4  # instructions of warps that an SM begins in a cycle
 SIMULTANEITY = 4.0  # estimate: the exponent of the power mean
-
-PARTS = (
-    "mma",
-    "shared",
-    "issue",
-    "fill",
-    "epilogue",
-    "tail",
-    "l2",
-    "dram",
-    "sums",
-    "copies",
-    "launch",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +114,9 @@ class Prediction:
     def bound(self) -> str:
         """The name of the largest part."""
         return max(PARTS, key=self.parts.__getitem__)
+
+
+PARTS = tuple(field.name for field in fields(Prediction))
 
 
 def predict(work: Work, gpu: Gpu) -> Prediction:
