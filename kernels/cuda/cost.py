@@ -13,9 +13,9 @@ The power mean says that DRAM and the rest do not overlap wholly: where they are
 
 Three constants are fitted to times of a bfloat16 GEMM that fast.cu published for an H100: the clock
 of the h100 in ``gpu.py`` and ``EPILOGUE_CYCLES`` to 763 TFLOP/s at 4096^3 and 808 at 8192^3,
-``SHARING`` to 777 without clusters. One, ``mma_flops_cycle``, is fitted to what kernels with mma.sync
-are known to reach there, some 400. The other constants here are estimates, and say so: no kernel of
-ours was timed for them.
+``SHARING`` to 777 without clusters. One, ``mma_flops_cycle``, is fitted to what kernels with
+mma.sync are known to reach there, some 400. The other constants here are estimates, and say so: no
+kernel of ours was timed for them.
 """
 
 from dataclasses import dataclass, fields
