@@ -12,6 +12,12 @@ def batch_norm(x, w, b):
     return F.batch_norm(x, None, None, w, b, training=True)
 
 
+def conv_bn(x, w, scale, shift, residual):
+    if x.dtype.name == "bfloat16":
+        scale, shift = scale.float(), shift.float()
+    return F.conv_bn_act(x, w, None, None, scale, shift, residual, None, training=True)
+
+
 # name: function of Tensors, and the shapes of those that get a gradient
 OPS = {
     "add": (lambda a, b: a + b, [MATRIX, (7,)]),
@@ -54,6 +60,7 @@ OPS = {
     "adaptive_avg_pool2d": (lambda x: F.adaptive_avg_pool2d(x, (2, 3)), [IMAGES]),
     "batch_norm": (lambda x, w, b: batch_norm(x, w, b),
                    [IMAGES, (3,), (3,)]),
+    "conv_bn_act": (conv_bn, [IMAGES, FILTERS, (4,), (4,), (2, 4, 7, 7)]),
     "dropout": (lambda x: F.dropout(x, 0.3), [IMAGES]),
     "softmax": (lambda x: F.softmax(x, 1), [MATRIX]),
     "cross_entropy": (lambda x: F.cross_entropy(x, convolt.tensor([0, 3, 6, 1, 2])), [MATRIX]),
