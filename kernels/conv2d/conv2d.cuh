@@ -58,23 +58,23 @@ struct PhaseAxis {
   __device__ __forceinline__ PhaseAxis(int phase, int length, int all_taps, int stride, int pad,
                                        int dilation)
       : phase(phase), stride(stride), pixels((length - 1 - phase) / stride + 1) {
-    first = 0, step = 1, taps = all_taps;
-    if (stride > 1) {
-      taps = 0;
-      for (int r = 0; r < all_taps; ++r) {
-        if (distance(pad, dilation, r) % stride != 0) continue;
-        if (taps == 0) first = r;
-        if (taps == 1) step = r - first;
+    first = taps = 0, step = 1;
+    origin = back = 0;
+    // phase + pad - r * dilation = at * stride + rest, for r = 0, 1, ...
+    unsigned at = (unsigned(phase) + pad) / stride, rest = (unsigned(phase) + pad) % stride;
+    const unsigned fewer = dilation / stride, fewer_rest = dilation % stride;
+#pragma unroll 1
+    for (int r = 0; r < all_taps; ++r) {
+      if (rest == 0) {
+        if (taps == 0) first = r, origin = at;
+        if (taps == 1) step = r - first, back = origin - at;
         ++taps;
       }
+      at -= fewer + (rest < fewer_rest);
+      rest += (rest < fewer_rest ? stride : 0) - fewer_rest;
     }
-    origin = static_cast<unsigned>(distance(pad, dilation, first) / stride);
-    back = static_cast<unsigned>(static_cast<long long>(step) * dilation / stride);
   }
 
-  __device__ __forceinline__ long long distance(int pad, int dilation, int r) const {
-    return static_cast<long long>(phase) + pad - static_cast<long long>(r) * dilation;
-  }
   __device__ __forceinline__ Axis axis(int length) const {
     return {1u, 0u - back, origin, static_cast<unsigned>(length)};
   }
