@@ -115,8 +115,8 @@ def test_conv2d_outputs_that_differ_end_the_run(run, tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text(
         "from convolt.kernels.conv2d import on_numba\n"
         "right = on_numba.fprop\n"
-        "def wrong(x, w, bias, y, size):\n"
-        "    right(x, w, bias, y, size)\n"
+        "def wrong(x, w, bias, y, size, **options):\n"
+        "    right(x, w, bias, y, size, **options)\n"
         "    y[0, 0, 0, 0] += 1\n"
         "on_numba.fprop = wrong\n"
     )
