@@ -203,10 +203,10 @@ def _run(algorithm: Algorithm, problem: Problem, arrays: list[Any]) -> None:
 
 @cache
 def _table(gpu: Gpu) -> TunedTable:
-    """Of this GPU, as long as the kernels and the families' tiles are the same."""
-    folders = Path(__file__).parent, Path(__file__).parent.parent / "cuda"
-    kernels = [path for folder in folders for path in folder.glob("*.cu*")]
-    return TunedTable(gpu, [*kernels, *(Path(str(m.__file__)) for m in {*FAMILIES.values()})])
+    """Of this GPU, as long as kernels, tiles and the model, which cuts sums, are the same."""
+    here = Path(__file__).parent
+    files = [file for folder in (here, here.parent / "cuda") for file in folder.iterdir()]
+    return TunedTable(gpu, [file for file in files if file.suffix in (".cu", ".cuh", ".py")])
 
 
 def _op(problem: Problem) -> str:

@@ -49,7 +49,6 @@ WORDS = "use_algorithm", "CONVOLT_ALGORITHM"
 class TwoTiles:
     """A family of two algorithms; for this problem the larger tile is the cheaper one."""
 
-    __file__ = __file__
     LARGE, SMALL = Algorithm("two", 64, 64, 16), Algorithm("two", 16, 16, 16)
 
     def __init__(self):
