@@ -31,9 +31,10 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1)
                        const __grid_constant__ PixelProduct size) {
   EXTERN_SHARED(unsigned char, start);
   __shared__ Barriers barriers;
+  __shared__ Scratch scratch[TEAMS];
   unsigned char* const memory = align_shared<1024>(start);
   const Results results{grad_x, nullptr, {nullptr, NO_ACTIVATION}, nullptr, nullptr};
   run<false, true>(
-      PixelTiles<true>(size, maps_grad_y.of, &map_w, &map_grad_x, results, memory, nullptr),
+      PixelTiles<true>(size, maps_grad_y.of, &map_w, &map_grad_x, results, memory, scratch),
       Ring(memory, barriers));
 }

@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1)
                        const __grid_constant__ PixelProduct size) {
   EXTERN_SHARED(unsigned char, start);
   __shared__ Barriers barriers;
-  __shared__ __align__(16) float scratch[MOMENTS_SCRATCH];
+  __shared__ Scratch scratch[TEAMS];
   unsigned char* const memory = align_shared<1024>(start);
   const Results results{y, bias, {residual, activation}, means, squares};
   run<false, false>(PixelTiles<false>(size, &map_x, &map_w, &map_y, results, memory, scratch),

@@ -62,22 +62,15 @@ struct WindowStart {
   }
 };
 
-// Where the rows of a tile go.
-struct PixelRows {
-  const PixelPhase& phase;
-  int channels, first, column;  // first: row, of the tile
-
-  // Of row i at the tile's first column, in elements.
-  __device__ __forceinline__ long long offset(int i) const {
-    const WindowAxis &rows = phase.rows, &columns = phase.columns;
-    const int m = first + i, line = m / columns.count;
-    if (m >= phase.gemm_m) return NO_ROW;
-    const int h = rows.first + line % rows.count * rows.step;
-    const int w = columns.first + m % columns.count * columns.step;
-    const long long image = line / rows.count;
-    return ((image * rows.length + h) * columns.length + w) * channels + column;
-  }
-};
+// Where pixel m of a phase is in the result, in elements, at a channel.
+__device__ __forceinline__ int place_of(const PixelPhase& phase, int m, int channels, int channel) {
+  const WindowAxis &rows = phase.rows, &columns = phase.columns;
+  if (m >= phase.gemm_m) return NO_ROW;
+  const int line = m / columns.count, image = line / rows.count;
+  const int h = rows.first + line % rows.count * rows.step;
+  const int w = columns.first + m % columns.count * columns.step;
+  return ((image * rows.length + h) * columns.length + w) * channels + channel;
+}
 
 // The threads that finish a tile together, for epilogue.cuh. Barrier 0 is the block's.
 struct Team {
@@ -111,6 +104,16 @@ class BoxedTile {
   }
 };
 
+// What a team has in shared memory beside its tile.
+struct __align__(16) Scratch {
+  int places[TILE_M];  // of its rows
+  float moments[Moments<Team, BoxedTile>::SCRATCH];
+
+  // For store_tile.
+  __device__ __forceinline__ long long offset(int row) const { return places[row]; }
+};
+constexpr int TEAMS = CONSUMERS / Team::THREADS;
+
 // For each result of this thread's sums, in pairs: f(row, column, sum, next_sum), the rows counted
 // from the warpgroup's first.
 template <class F>
@@ -126,7 +129,19 @@ __device__ __forceinline__ void each_pair(const Sums& sums, F f) {
           sums[i][4 * j + 2 * h + 1]);
 }
 
-constexpr int MOMENTS_SCRATCH = CONSUMERS / Team::THREADS * Moments<Team, BoxedTile>::SCRATCH;
+// Adds an array to each row of the sums; `count` elements are there, an even number.
+__device__ __forceinline__ void add_to_rows(Sums& sums, const bfloat16* added, int count) {
+#pragma unroll
+  for (int j = 0; j < TILE_N / 8; ++j) {
+    const int column = j * 8 + threadIdx.x % 4 * 2;
+    if (column >= count) return;
+    const auto pair = load_pack<2>(added + column);
+#pragma unroll
+    for (int i = 0; i < SLICES; ++i)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) sums[i][4 * j + k] += to_real(pair.at[k % 2]);
+  }
+}
 
 // What becomes of the results of a PixelProduct; null: nothing.
 struct Results {
@@ -144,7 +159,7 @@ class PixelTiles {
   const TensorMap *images_, *filters_, *stores_;  // images_: of each phase
   const Results results_;
   const BoxedTile staged_;
-  float* const scratch_;
+  Scratch& scratch_;
 
   __device__ __forceinline__ void load_filters(const Stage& stage, int tap, int channel,
                                                int column) const {
@@ -157,53 +172,45 @@ class PixelTiles {
     }
   }
 
-  __device__ __forceinline__ void stage_results(const Sums& sums, int row, int column) const {
-    const bool with_bias = results_.bias != nullptr;
-    each_pair(sums, [&](int i, int j, float a, float b) {
-      if (with_bias && column + j < size_.gemm_n) {
-        a += to_real(results_.bias[column + j]);
-        b += to_real(results_.bias[column + j + 1]);
-      }
-      staged_.put(row + i, j, a, b);
-    });
+  // Rows that lie one after the other, and as they are, are stored by TMA.
+  __device__ __forceinline__ bool whole_boxes(const PixelPhase& phase) const {
+    const bool in_line = phase.rows.step == 1 && phase.columns.step == 1;
+    const Fused& fused = results_.fused;
+    return in_line && fused.residual == nullptr && fused.activation == NO_ACTIVATION;
   }
 
-  // Rows that lie one after the other, and as they are, are stored by TMA.
-  __device__ __forceinline__ void store(const PixelTile& at) const {
-    const PixelPhase& phase = size_.phase[at.phase];
-    const Fused& fused = results_.fused;
-    const bool in_line = phase.rows.step == 1 && phase.columns.step == 1;
-    if (in_line && fused.residual == nullptr && fused.activation == NO_ACTIVATION) {
-      if (Team::thread() != 0) return;
-      for (int i = 0; i < TILE_N && at.column + i < size_.gemm_n; i += BOX)
-        tma_store(stores_, staged_.box(i), at.column + i, at.row);
-      tma_store_commit();
-    } else {
-      const PixelRows rows{phase, size_.gemm_n, at.row, at.column};
-      store_tile<Team>(staged_, results_.to, rows, size_.gemm_n - at.column, fused);
-    }
+  __device__ __forceinline__ void find_places(const PixelTile& at) const {
+    const int row = Team::thread();
+    if (row < TILE_M)
+      scratch_.places[row] = place_of(size_.phase[at.phase], at.row + row, size_.gemm_n, at.column);
+  }
+
+  __device__ __forceinline__ void store_boxes(const PixelTile& at) const {
+    if (Team::thread() != 0) return;
+    for (int i = 0; i < TILE_N && at.column + i < size_.gemm_n; i += BOX)
+      tma_store(stores_, staged_.box(i), at.column + i, at.row);
+    tma_store_commit();
   }
 
   __device__ __forceinline__ void store_moments(const PixelTile& at) const {
     const long long first = static_cast<long long>(at.row / TILE_M) * size_.gemm_n + at.column;
-    Moments<Team, BoxedTile>(staged_, size_.phase[0].gemm_m - at.row, scratch_)
+    Moments<Team, BoxedTile>(staged_, size_.phase[0].gemm_m - at.row, scratch_.moments)
         .store(results_.means + first, results_.squares + first, size_.gemm_n - at.column);
   }
 
  public:
-  // `memory` is that of the stages, behind which comes that of the results; `scratch` has
-  // MOMENTS_SCRATCH floats.
+  // `memory` is that of the stages, behind which comes that of the results; `scratch` has TEAMS.
   __device__ __forceinline__ PixelTiles(const PixelProduct& size, const TensorMap* images,
                                         const TensorMap* filters, const TensorMap* stores,
                                         const Results& results, unsigned char* memory,
-                                        float* scratch)
+                                        Scratch* scratch)
       : size_(size),
         images_(images),
         filters_(filters),
         stores_(stores),
         results_(results),
         staged_(memory + STAGES * STAGE_BYTES + Team::number() * BoxedTile::BYTES),
-        scratch_(scratch + Team::number() * Moments<Team, BoxedTile>::SCRATCH) {}
+        scratch_(scratch[Team::number()]) {}
 
   __device__ __forceinline__ int tiles() const {
     return size_.tiles_m * size_.tiles_n * size_.phases;
@@ -233,14 +240,21 @@ class PixelTiles {
       }
   }
 
-  __device__ __forceinline__ void finish(int tile, int row, const Sums& sums) const {
+  __device__ __forceinline__ void finish(int tile, int row, Sums& sums) const {
     const PixelTile at(size_, tile);
+    const bool by_tma = whole_boxes(size_.phase[at.phase]);
+    const int columns = size_.gemm_n - at.column;
+    if (results_.bias != nullptr) add_to_rows(sums, results_.bias + at.column, columns);
     if (Team::thread() == 0) tma_store_wait_read<0>();  // of the tile before
     Team::sync();
-    stage_results(sums, row, at.column);
+    each_pair(sums, [&](int i, int j, float a, float b) { staged_.put(row + i, j, a, b); });
+    if (!by_tma) find_places(at);
     fence_proxy_async();
     Team::sync();
-    store(at);
+    if (by_tma)
+      store_boxes(at);
+    else
+      store_tile<Team>(staged_, results_.to, scratch_, columns, results_.fused);
     if (results_.means != nullptr) store_moments(at);
   }
 

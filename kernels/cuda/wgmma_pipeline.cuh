@@ -12,7 +12,7 @@
 //   int tiles()                              of the whole launch
 //   int steps(int tile)                      stages that a tile takes
 //   void load(int tile, Ring&)               producer: fills as many
-//   void finish(int tile, int row, Sums&)    warpgroup: its results begin at a row of the tile
+//   void finish(int tile, int row, Sums&)    warpgroup: its sums begin at a row of the tile
 //   void end()                               warpgroup: all tiles are finished
 #pragma once
 

@@ -224,7 +224,7 @@ PIPELINES = {  # verb, tile, case
     "fprop ping-pong": ("fprop", (128, 64), ((5, 7, 8, 136), (72, 2, 2, 136), {"padding": 1})),
     "fprop cooperative": ("fprop", (128, 256), ((5, 7, 8, 136), (8, 2, 2, 136), {"padding": 1})),
     "dgrad phases": ("dgrad", (128, 64), ((5, 11, 11, 72), (24, 3, 3, 72), {"stride": 2})),
-    "wgrad splits": ("wgrad", (64, 256), ((7, 9, 9, 136), (72, 2, 2, 136), {})),
+    "wgrad splits": ("wgrad", (64, 256), ((7, 9, 9, 72), (72, 2, 2, 72), {})),
 }
 TIMES = ("lazy", "eager", "random")
 
@@ -381,7 +381,8 @@ def test_machine_code(verb, instructions, tmp_path, monkeypatch):
     logs, resources = [], compiler._resources
     monkeypatch.setattr(compiler, "_resources", lambda log: logs.append(log) or resources(log))
     monkeypatch.setenv("CONVOLT_CACHE_DIR", str(tmp_path))
-    for tile, kernel in KERNELS[verb].items():
+    some = [*KERNELS[verb].items()][::2]  # the first is by ping-pong, the last is not
+    for tile, kernel in some:
         (constants,) = kernel.combinations()
         compiled = compiler.cubin(read(kernel.path).path, constants, "sm_90a")
         found = compiled.resources[kernel.entry]
@@ -390,5 +391,5 @@ def test_machine_code(verb, instructions, tmp_path, monkeypatch):
         for instruction in instructions:
             assert instruction in code, (tile, instruction)
         assert f"HGMMA.64x{tile[1]}x16.F32.BF16" in code
-    assert len(logs) == len(KERNELS[verb])
+    assert len(logs) == len(some)
     assert not re.search("serializ|setmaxnreg|warning", "".join(logs))
