@@ -118,7 +118,8 @@ class use_algorithm:
 
     Args:
         names: Op -> the name of an algorithm or a family:
-            ``use_algorithm(conv2d_fprop="mma_128x128")``. Other ops stay as they are.
+            ``use_algorithm(conv2d_fprop="mma_128x128")``. Other ops stay as they are. Linear
+            layers on tensor cores are 1x1 convolutions, and go by these names too.
 
     Raises:
         ValueError: There is no such op, or no such family.
@@ -169,9 +170,13 @@ def _check(names: Mapping[str, str], source: str) -> None:
 
 
 def _tune_if_new(problem: Problem, gpu: Gpu) -> None:
-    """Time a problem that is not in the table, unless nothing can be timed now."""
+    """Time a problem that is not in the table, unless nothing can be timed now.
+
+    The tuner's arrays are aligned: misaligned ones, which are rare, are left to the model.
+    """
     found = candidates(problem, gpu)[:TIMED]
-    if len(found) == 1 or _table(gpu).get(_key(problem)) or is_capturing():
+    known = len(found) == 1 or _table(gpu).get(_key(problem))
+    if known or not problem.aligned or is_capturing():
         return
     arrays = operands(problem)
     runs = {a.name: partial(_run, a, problem, arrays) for a in found}

@@ -8,10 +8,12 @@ import sys
 import pytest
 
 from convolt.cli import main
+from convolt.cli.roofline import DTYPES
 from convolt.kernels.conv2d import choice
 from convolt.kernels.conv2d.choice import use_algorithm
 from convolt.kernels.cuda import tuner
 from convolt.kernels.cuda.cost import PARTS
+from convolt.kernels.cuda.gpu import GPUS
 
 LAYER = ["conv2d", 256, 64, 56, 56, 256, 1, 1]
 
@@ -96,6 +98,16 @@ def test_as_text_and_why(convolt_):
     assert "worst: conv1 fprop (simt_" in out
     _, out, _ = convolt_("roofline", "--network", "lenet5", "--dtype", "float32", "--explain")
     assert "conv1 fprop: at least compute" in out
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_every_gpu_and_dtype_has_a_report(gpu, convolt_):
+    assert gpu in "".join(convolt_("roofline", "--help")[1].split())
+    for dtype in DTYPES:
+        options = ["--network", "alexnet", "--dtype", dtype, "--gpu", gpu, "--json"]
+        code, out, _ = convolt_("roofline", *options)
+        assert code == 0
+        assert 0 < json.loads(out)["geomean_of_bound"] < 1
 
 
 def test_windows_reach_the_sizes(convolt_):
