@@ -339,15 +339,16 @@ def test_schedules_end_where_their_help_says():
         assert rates[-1] == pytest.approx(end * 0.5, rel=0.02, abs=1e-5)
 
 
-def test_lenet5_takes_any_data_set_at_its_size(tmp_path):
+@pytest.mark.parametrize(("model", "pixels"), [("lenet5", 28), ("resnet20", 32)])
+def test_models_take_cifar10_at_their_size(tmp_path, model, pixels):
     root = tmp_path / "cifar10"
     root.mkdir()
     record = bytes([3]) + bytes(range(256)) * 12
     for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
         Path(root, name).write_bytes(record * 2)
-    options = {"model": "lenet5", "data": "cifar10", "data_dir": str(root), "epochs": 1}
+    options = {"model": model, "data": "cifar10", "data_dir": str(root), "epochs": 1}
     run = Run.create(tmp_path / "run", Settings(**{**TINY, **options, "limit": None}))
-    assert run.image_shape == (3, 28, 28)
+    assert run.image_shape == (3, pixels, pixels)
     run.train(resume=False)
     other = Run.create(tmp_path / "other", Settings(**{**TINY, "epochs": 1}))
     other.train(resume=False)
