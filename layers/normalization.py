@@ -112,10 +112,9 @@ class BatchNorm(Module):
         """
         tracks = self.training and self.track_running_stats
         counter = self.num_batches_tracked if tracks else None
-        batches = None if counter is None else counter + 1
         momentum: Any = self.momentum
         if momentum is None:  # an array, like all that changes from step to step
-            momentum = 0.0 if batches is None else (1.0 / batches.double()).data
+            momentum = 0.0 if counter is None else (1.0 / (counter + 1).double()).data
         running = tracks or not self.training
         y = call(
             self.running_mean if running else None,
@@ -124,8 +123,8 @@ class BatchNorm(Module):
             momentum=momentum,
             eps=self.eps,
         )
-        if counter is not None and batches is not None:
-            counter.copy_(batches)  # after the call: one that failed does not count
+        if counter is not None:
+            counter += 1  # in place, after the call: one that failed does not count
         return y
 
     @property
