@@ -219,33 +219,28 @@ def test_no_schedule_changes_a_bit(seed, asynchronous, rng):
     attempt(dtype, problem, rng, seed=seed, asynchronous=asynchronous, mode=mode)
 
 
+TILE, FPROP = "cuda/mma_tile.cuh", "conv2d/conv2d_fprop_mma.cu"
 BUGS = {
-    "waits_for_one_stage_less": ("cp_async_wait<STAGES - 2>()", "cp_async_wait<STAGES - 1>()"),
-    "no_barrier_before_a_stage_is_filled_again": (
-        "__syncthreads();  // this chunk",
-        "// this chunk",
-    ),
-    "fills_the_stage_that_is_read": (
-        "ring + (chunk + STAGES - 1) % STAGES * STAGE",
-        "ring + chunk % STAGES * STAGE",
-    ),
-    "results_before_the_last_reads": ("  cp_async_wait<0>();\n  __syncthreads();", ""),
-    "no_exchange": ("? line / 2 % 4 :", "? 0 :"),
+    "waits_for_one_stage_less": (TILE, "wait<STAGES - 2>()", "wait<STAGES - 1>()"),
+    "no_barrier": (TILE, "__syncthreads();  // this chunk", "// this chunk"),
+    "fills_the_stage_that_is_read": (TILE, "(chunk + STAGES - 1) % STAGES", "chunk % STAGES"),
+    "results_before_the_last_reads": (TILE, "  cp_async_wait<0>();\n  __syncthreads();", ""),
+    "rows_before_the_results": (FPROP, ".put(results);\n  __syncthreads();", ".put(results);"),
+    "no_exchange": (TILE, "? line / 2 % 4 :", "? 0 :"),
 }
 
 
 @pytest.fixture
 def planted(tmp_path, monkeypatch):
-    """Plant a bug into mma_tile.cuh, in a copy of the sources that launches then use."""
+    """Plant a bug into a copy of the sources, which launches then use."""
 
-    def plant(old, new):
+    def plant(file, old, new):
         kernels = Path(mma.__file__).parent.parent
         for folder in ("cuda", "conv2d"):
             shutil.copytree(kernels / folder, tmp_path / folder, ignore=lambda *_: {"__pycache__"})
-        header = tmp_path / "cuda" / "mma_tile.cuh"
-        text = header.read_text()
+        text = (tmp_path / file).read_text()
         assert text.count(old) == 1
-        header.write_text(text.replace(old, new))
+        (tmp_path / file).write_text(text.replace(old, new))
         for table in (mma._FPROP, mma._DGRAD, mma._WGRAD):
             kernel = table[64, 64]
             bad = Kernel(
@@ -263,7 +258,7 @@ def planted(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("bug", BUGS)
-def test_a_bug_in_the_main_loop_is_found(planted, bug, rng):
+def test_a_planted_bug_is_found(planted, bug, rng):
     planted(*BUGS[bug])
     problem = LONG["packed"]
     if bug == "no_exchange":
