@@ -7,10 +7,11 @@ vector-Jacobian product, "vjp"). The walk is backpropagation as in the Edinburgh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from . import tensor as _tensor  # Tensor is looked up when called: tensor.py im
 if TYPE_CHECKING:
     from .tensor import Tensor
 
-Vjp = Callable[..., Array]
+Vjp = Callable[..., Any]
 RESULT = -1  # stands for the result in a list of inputs
 
 _grad_enabled: ContextVar[bool] = ContextVar("grad enabled", default=True)
@@ -105,6 +106,28 @@ class Version:
         self.count = 0
 
 
+class Finished(NamedTuple):
+    """A gradient that the vjp with its last share has taken through the first step of the way back.
+
+    The vjps of a node that offers such a step may be given one in the place of an array.
+
+    Attributes:
+        grad: What the step made of the gradient.
+        rest: What else came of it, for the node's vjps alone.
+    """
+
+    grad: Array
+    rest: Any
+
+
+class _Sum(NamedTuple):
+    """The gradient of a vertex, as far as its shares have come."""
+
+    grad: Array
+    is_mine: bool  # the engine's, to add to
+    rest: Any = None  # of Finished
+
+
 class Node:
     """How a tensor was made: the vjps that lead back from it, and where to.
 
@@ -113,8 +136,10 @@ class Node:
     """
 
     __slots__ = (
+        "adds",
         "backend",
         "fills",
+        "finish",
         "kept",
         "name",
         "parents",
@@ -134,6 +159,8 @@ class Node:
         vjps: tuple[Vjp | None, ...],
         kept: list[tuple[int, Shape, Version, int]],
         fills: tuple[int, ...],
+        adds: tuple[int, ...],
+        finish: Any,
     ) -> None:
         self.name = name
         self.shape = shape
@@ -141,16 +168,21 @@ class Node:
         self.vjps: tuple[Vjp | None, ...] | None = vjps
         self.kept = kept
         self.fills = fills
+        self.adds = adds
+        self.finish = finish
         self.retained: Callable[[], Tensor | None] | None = None  # its tensor, by retain_grad
         self.backend = current_backend()
         self.precision = current_precision()
 
-    def gradients(self, grad: Array, begun: Collection[int]) -> list[tuple[Node | Tensor, Array]]:
-        """Return (parent, its share of the gradient) for each parent that requires one.
+    def gradients(
+        self, grad: Array | Finished, begun: dict[int, _Sum], missing: Counter[int]
+    ) -> list[_Share]:
+        """Return the shares of the gradient of all parents that require one.
 
         Args:
             grad: Gradient of the tensor that was made.
-            begun: The ids of those that have got a share already.
+            begun: The sums of those that have got a share already, by id.
+            missing: How many shares are still to come, those of this node among them, by id.
         """
         if self.vjps is None:
             raise RuntimeError(
@@ -165,36 +197,74 @@ class Node:
                     "optimizer step, load_state_dict or an item assignment); its gradient would "
                     "be wrong: run forward again before backward"
                 )
-        grad = grad[...]  # an object of this walk alone, by which ``once`` knows it
+        if not isinstance(grad, Finished):
+            grad = grad[...]  # an object of this walk alone, by which ``once`` knows it
         shares = []
         with pinned(self.backend, self.precision):
             for i, (parent, vjp) in enumerate(zip(self.parents, self.vjps, strict=True)):
                 if parent is None or vjp is None or not parent.requires_grad:
                     continue
+                before = begun.get(id(parent))
                 if i in self.fills:
-                    share = vjp(grad, None if id(parent) in begun else _free_place(parent))
+                    share = vjp(grad, _free_place(parent) if before is None else None)
+                elif i in self.adds:
+                    shares.append(self._added(parent, vjp, grad, before, missing))
+                    continue
                 else:
                     share = vjp(grad)
-                shares.append((parent, share))
+                shares.append(_Share(parent, share))
         return shares
+
+    def _added(
+        self,
+        parent: Node | Tensor,
+        vjp: Vjp,
+        grad: Array | Finished,
+        before: _Sum | None,
+        missing: Counter[int],
+    ) -> _Share:
+        """Have a vjp add what the parent has got before, and finish what it gets last."""
+        if sum(parent is other for other in self.parents) > 1:
+            return _Share(parent, vjp(grad, None, None))
+        dtype = (grad.grad if isinstance(grad, Finished) else grad).dtype
+        addend = before.grad if before is not None and before.grad.dtype == dtype else None
+        complete = missing[id(parent)] == 1 and (before is None or addend is not None)
+        share = vjp(grad, addend, _finish_of(parent) if complete else None)
+        whole = addend is not None
+        if isinstance(share, Finished):
+            return _Share(parent, share.grad, whole, share.rest)
+        return _Share(parent, share, whole)
 
     def release(self) -> None:
         """Drop the arrays that the vjps captured, and the way to the parents."""
-        self.vjps, self.parents, self.kept = None, [], []
+        self.vjps, self.parents, self.kept, self.finish = None, [], [], None
+
+
+class _Share(NamedTuple):
+    """What a node adds to the gradient of a parent."""
+
+    parent: Node | Tensor
+    grad: Array
+    is_whole: bool = False  # what the parent had before is in it
+    rest: Any = None  # of Finished
 
 
 def differentiable(
-    op: Callable[..., tuple[Array, tuple[Vjp | None, ...]]] | None = None,
+    op: Callable[..., tuple[Any, ...]] | None = None,
     *,
     keeps: tuple[int, ...] | None = None,
     keeps_result: bool = False,
     fills: tuple[int, ...] = (),
+    adds: tuple[int, ...] = (),
 ) -> Any:
     """Lift ``op(*arrays, **options) -> (array, one vjp an input)`` to Tensors.
 
     Inputs that are not Tensors (None, numbers, arrays) reach ``op`` as they are. A vjp returns a
     new array, or its argument or a view of it: never an array that it has captured, since the
     engine adds to gradients in place.
+
+    An op may return a third thing, of any type: what it offers as ``finish``, the first step of its
+    way back, to those whose vjps can take it with less passes over memory (``adds``).
 
     Args:
         op: The function on arrays; its vjps may be None for inputs without a gradient.
@@ -203,6 +273,10 @@ def differentiable(
         keeps_result: The vjps use the array of the result.
         fills: Positions of the inputs whose vjps are called with a second argument: the place of
             a leaf's gradient in a flat buffer, for the vjp to fill in and return; else None.
+        adds: Positions of the inputs whose vjps are called with two more arguments, both often
+            None: the sum of the input's other gradients so far, to which the vjp adds its own
+            without changing it; and, where that makes the gradient complete, what the op that made
+            the input offers. A vjp that takes the offer returns ``Finished``, another one an array.
     """
     if op is None:
         return partial(
@@ -210,6 +284,7 @@ def differentiable(
             keeps=keeps,
             keeps_result=keeps_result,
             fills=fills,
+            adds=adds,
         )
     name = op.__name__.lstrip("_")
 
@@ -217,7 +292,7 @@ def differentiable(
     def lifted(*inputs: Any, **options: Any) -> Tensor:
         Tensor = _tensor.Tensor
         arrays = [x.data if isinstance(x, Tensor) else _plain(x) for x in inputs]
-        data, vjps = op(*arrays, **options)
+        data, vjps, *finish = op(*arrays, **options)
         result = Tensor(data)
         if not _grad_enabled.get():
             return result
@@ -238,7 +313,9 @@ def differentiable(
             if keeps_result:
                 kept.append((RESULT, result.shape, result._version, result._version.count))
             result.requires_grad = True
-            result._node = Node(name, result.shape, parents, vjps, kept, fills)
+            result._node = Node(
+                name, result.shape, parents, vjps, kept, fills, adds, *(finish or [None])
+            )
         return result
 
     return lifted
@@ -270,41 +347,59 @@ def once(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
 def backward(root: Tensor, grad: Array, *, retain_graph: bool) -> None:
     """Add d(root)/d(leaf), weighted by ``grad``, to the ``grad`` of every leaf below ``root``."""
     start = root._node or root
-    gradients: dict[int, tuple[Array, bool]] = {id(start): (grad, False)}  # is it the engine's?
-    for vertex in reversed(_topological_order(start)):
-        grad, owned = gradients.pop(id(vertex))
+    order = _topological_order(start)
+    missing = _shares_to_come(order)
+    sums: dict[int, _Sum] = {id(start): _Sum(grad, False)}
+    for vertex in reversed(order):
+        grad, owned, rest = sums.pop(id(vertex))
         if not isinstance(vertex, Node):
             accumulate(vertex, grad, owned)
             continue
         tensor = vertex.retained and vertex.retained()
         if tensor is not None:
             accumulate(tensor, grad, False)
-        shares = vertex.gradients(grad, gradients)
-        if owned and len(shares) == 1:
-            mine = [True]
-        else:
-            passed_on = [_may_share_memory(share, grad) for _, share in shares]
-            alone = owned and passed_on.count(True) == 1
-            mine = [not same or alone for same in passed_on]
-        for (parent, share), is_mine in zip(shares, mine, strict=True):
-            if share.shape != parent.shape:
+        whole = grad if rest is None else Finished(grad, rest)
+        shares = vertex.gradients(whole, sums, missing)
+        for share, is_mine in zip(shares, _are_mine(shares, grad, owned), strict=True):
+            if share.grad.shape != share.parent.shape:
                 raise RuntimeError(
-                    f"{vertex.name}: the gradient of an input of shape {parent.shape} came "
-                    f"out with shape {share.shape}; this is a defect of the op"
+                    f"{vertex.name}: the gradient of an input of shape {share.parent.shape} came "
+                    f"out with shape {share.grad.shape}; this is a defect of the op"
                 )
-            is_mine = is_mine and _is_writeable(share)
-            before, was_mine = gradients.get(id(parent), (None, False))
-            if before is None:
-                gradients[id(parent)] = share, is_mine
-            elif was_mine:
-                elementwise.accumulate(before, share)
-            elif is_mine and share.dtype == before.dtype:
-                elementwise.accumulate(share, before)
-                gradients[id(parent)] = share, True
-            else:
-                gradients[id(parent)] = elementwise.add(before, share), True
+            _add(sums, share, is_mine and _is_writeable(share.grad))
+            missing[id(share.parent)] -= 1
         if not retain_graph:
             vertex.release()
+
+
+def _shares_to_come(order: list[Node | Tensor]) -> Counter[int]:
+    """Return how many shares each vertex gets, by id."""
+    nodes = [vertex for vertex in order if isinstance(vertex, Node)]
+    return Counter(id(parent) for node in nodes for parent in node.parents)
+
+
+def _are_mine(shares: list[_Share], grad: Array, owned: bool) -> list[bool]:
+    """Say of each share whether nobody else sees its memory; ``grad`` is what they came from."""
+    if owned and len(shares) == 1:
+        return [True]
+    passed_on = [_may_share_memory(share.grad, grad) for share in shares]
+    alone = owned and passed_on.count(True) == 1
+    return [not same or alone for same in passed_on]
+
+
+def _add(sums: dict[int, _Sum], share: _Share, is_mine: bool) -> None:
+    """Add a share to the sum of its vertex; ``is_mine``: its memory is the engine's to change."""
+    grad, key = share.grad, id(share.parent)
+    before = None if share.is_whole else sums.get(key)
+    if before is None:
+        sums[key] = _Sum(grad, is_mine, share.rest)
+    elif before.is_mine:
+        elementwise.accumulate(before.grad, grad)
+    elif is_mine and grad.dtype == before.grad.dtype:
+        elementwise.accumulate(grad, before.grad)
+        sums[key] = _Sum(grad, True)
+    else:
+        sums[key] = _Sum(elementwise.add(before.grad, grad), True)
 
 
 def accumulate(tensor: Tensor, grad: Array, owned: bool) -> None:
@@ -324,6 +419,13 @@ def accumulate(tensor: Tensor, grad: Array, owned: bool) -> None:
         raise TypeError(f"grad must be a Tensor or None, not {type(tensor.grad).__name__}")
     else:
         elementwise.accumulate(tensor.grad.data, layout.cast(grad, tensor.grad.dtype))
+
+
+def _finish_of(vertex: Node | Tensor) -> Any:
+    """Return what a node offers, unless its plain gradient is asked for too."""
+    if not isinstance(vertex, Node) or (vertex.retained and vertex.retained() is not None):
+        return None
+    return vertex.finish
 
 
 def _free_place(vertex: Node | Tensor) -> Array | None:

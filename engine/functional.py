@@ -25,12 +25,13 @@ from ..kernels import max_pool2d as _max_pool2d_kernel
 from ..kernels import softmax_cross_entropy as _cross_entropy_kernel
 from ..kernels.arrays import BFLOAT16, Array, dtype_of, is_bfloat16, is_floating
 from ..kernels.backend import backend_of
+from ..kernels.batch_norm import Normalization
 from ..kernels.conv2d import Conv2dSize
 from ..kernels.layout import channels_first, channels_last, channels_last_view
 from ..kernels.pooling_window import PoolSize
 from ..kernels.precision import current_precision
 from . import ops
-from .autograd import Vjp, differentiable, is_grad_enabled, jointly, no_grad, once
+from .autograd import Finished, Vjp, differentiable, is_grad_enabled, jointly, no_grad, once
 from .random import Generator, default_generator
 from .tensor import Tensor
 
@@ -95,6 +96,18 @@ def _wgrad(grad_y: Array, x: Array, size: Conv2dSize, place: Array | None) -> Ar
     return place
 
 
+def _dgrad(
+    grad_y: Array, w: Array, size: Conv2dSize, before: Array | None, below: Any
+) -> Array | Finished:
+    """Return the gradient of an image (N, C, H, W), with what it had before, as ``adds`` asks."""
+    before = None if before is None else channels_last(before)
+    if not isinstance(below, Normalization):
+        return channels_first(_conv2d_kernel.dgrad(grad_y, w, size, before))
+    grad_x, sums = _conv2d_kernel.dgrad_sums(grad_y, w, size, below, before)
+    grad_x = channels_first(grad_x)
+    return grad_x if sums is None else Finished(grad_x, sums)
+
+
 def _convolution(
     x: Array,
     w: Array,
@@ -116,20 +129,20 @@ def _convolution(
         return g if kept is None else _activation_kernel.relu_backward(g, kept)
 
     return channels_first(y), (
-        lambda g: channels_first(_conv2d_kernel.dgrad(back(g), w, size)),
+        lambda g, before, below: _dgrad(back(g), w, size, before, below),
         lambda g, place: _wgrad(back(g), x, size, place),
         lambda g: reduction.sum(back(g), (0, 1, 2)),
         lambda g: channels_first(back(g)),
     )
 
 
-@differentiable(keeps=(0, 1), fills=(1,))
+@differentiable(keeps=(0, 1), fills=(1,), adds=(0,))
 def _conv2d(x: Array, w: Array, bias: Array | None, **window: Any) -> Any:
     y, vjps = _convolution(x, w, bias, None, None, window)
     return y, vjps[:3]
 
 
-@differentiable(keeps=(0, 1), keeps_result=True, fills=(1,))
+@differentiable(keeps=(0, 1), keeps_result=True, fills=(1,), adds=(0,))
 def _conv_act(
     x: Array,
     w: Array,
@@ -374,28 +387,27 @@ def _normalized(
     training: bool,
     momentum: Any,
     eps: float,
-) -> tuple[Array, Callable[[Array], tuple[Any, ...]]]:
-    """Return y, and what gives all gradients from grad_y; every image (..., C)."""
+) -> tuple[Array, Callable[..., tuple[Any, ...]], Normalization | None]:
+    """Return y, what gives all gradients from grad_y, and in training the call; images (..., C)."""
     mean, var = running
     if training:
         y, batch_mean, inv_std = _batch_norm_kernel.forward(
             x, weight, bias, mean, var, momentum, eps, residual, activation, moments
         )
         kept = None if residual is None else y
-        return y, lambda g: _batch_norm_kernel.backward(
-            g, x, batch_mean, inv_std, weight, bias, kept, activation
-        )
+        call = x, batch_mean, inv_std, weight, bias, kept, activation
+        back = _batch_norm_kernel.backward
+        return y, lambda g, sums=None: back(g, *call, sums), Normalization.of(*call)
     y = _batch_norm_kernel.forward_eval(x, weight, bias, mean, var, eps, residual, activation)
     kept = None if residual is None else y
     mean, var = layout.copy(mean), layout.copy(var)  # training may move on before backward
-    return y, lambda g: _batch_norm_kernel.backward_eval(
-        g, x, weight, mean, var, eps, bias, kept, activation
-    )
+    call = x, weight, mean, var, eps, bias, kept, activation
+    return y, lambda g: _batch_norm_kernel.backward_eval(g, *call), None
 
 
 @differentiable(keeps=(0, 1))
 def _batch_norm(x: Array, weight: Array | None, bias: Array | None, **options: Any) -> Any:
-    y, gradients = _normalized(channels_last(x), weight, bias, None, None, None, **options)
+    y, gradients, _ = _normalized(channels_last(x), weight, bias, None, None, None, **options)
     vjps = jointly(lambda g: gradients(channels_last(g)), 3)
     return channels_first(y), (lambda g: channels_first(vjps[0](g)), vjps[1], vjps[2])
 
@@ -472,7 +484,7 @@ def batch_norm(
 # Convolution, normalization and activation in one
 
 
-@differentiable(keeps=(0, 1, 2, 3), keeps_result=True, fills=(1,))
+@differentiable(keeps=(0, 1, 2, 3), keeps_result=True, fills=(1,), adds=(0,))
 def _conv_bn_act(
     x: Array,
     w: Array,
@@ -491,14 +503,26 @@ def _conv_bn_act(
         convolved, moments = _conv2d_kernel.fprop_moments(x, w, size)
     else:
         convolved, moments = _conv2d_kernel.fprop(x, w, None, size), None
-    y, gradients = _normalized(convolved, weight, bias, residual, activation, moments, **options)
-    back = once(lambda g: gradients(channels_last(g)))
-    return channels_first(y), (
-        lambda g: channels_first(_conv2d_kernel.dgrad(back(g)[0], w, size)),
-        lambda g, place: _wgrad(back(g)[0], x, size, place),
-        lambda g: back(g)[1],
-        lambda g: back(g)[2],
-        lambda g: channels_first(back(g)[3]),
+    y, gradients, normalization = _normalized(
+        convolved, weight, bias, residual, activation, moments, **options
+    )
+
+    @once
+    def back(g: Array | Finished) -> tuple[Any, ...]:
+        if isinstance(g, Finished):
+            return gradients(channels_last(g.grad), sums=g.rest)
+        return gradients(channels_last(g))
+
+    return (
+        channels_first(y),
+        (
+            lambda g, before, below: _dgrad(back(g)[0], w, size, before, below),
+            lambda g, place: _wgrad(back(g)[0], x, size, place),
+            lambda g: back(g)[1],
+            lambda g: back(g)[2],
+            lambda g: channels_first(back(g)[3]),
+        ),
+        normalization,
     )
 
 

@@ -73,6 +73,50 @@ class Moments:
         return np.minimum(self.rows, m - self.rows * np.arange(len(self.means)))
 
 
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """A call of ``forward`` as ``backward`` sees it: its arguments after ``grad_y``."""
+
+    x: Array
+    mean: Array
+    inv_std: Array
+    weight: Array
+    bias: Array
+    y: Array | None
+    activation: str | None
+
+    @classmethod
+    def of(
+        cls,
+        x: Array,
+        mean: Array,
+        inv_std: Array,
+        weight: Array | None,
+        bias: Array | None,
+        y: Array | None,
+        activation: str | None,
+    ) -> "Normalization":
+        """Take ones for a missing weight and zeros for a missing bias."""
+        return cls(x, mean, inv_std, _full(weight, x, 1), _full(bias, x, 0), y, activation)
+
+
+@dataclass(frozen=True, slots=True)
+class GradientSums:
+    """What ``backward`` asks of g over all rows, in parts that together are all rows.
+
+    Attributes:
+        sums: (parts, C), float32 or float64: of each channel the sum of g.
+        products: (parts, C), the same: the sum of g * (x - mean).
+    """
+
+    sums: Array
+    products: Array
+
+    def parts(self, first: int) -> "GradientSums":
+        """Return the parts from ``first`` on, in the same memory."""
+        return GradientSums(self.sums[first:], self.products[first:])
+
+
 def moments_of(x: Array) -> Moments:
     """Return the moments of x, (..., C), float32 or float64, or bfloat16 on cuda and emulator.
 
@@ -160,6 +204,7 @@ def backward(
     bias: Array | None = None,
     y: Array | None = None,
     activation: str | None = None,
+    sums: GradientSums | None = None,
 ) -> tuple[Array, Array, Array, Array | None]:
     """Gradients of ``forward`` with respect to x, weight, bias and residual.
 
@@ -172,17 +217,18 @@ def backward(
         bias: (C,), as in ``forward``; looked at with an activation and no y.
         y: (..., C), from ``forward``: needed with an activation after a residual, else None.
         activation: As in ``forward``.
+        sums: Those of g, where they are known; ``grad_y`` is g then.
 
     Returns:
         grad_x (..., C), dtype of ``x``; grad_weight (C,), grad_bias (C,), dtype of ``weight``;
-        grad_residual (..., C), dtype of ``x``: without an activation ``grad_y`` itself, with one
-        and no y None.
+        grad_residual (..., C), dtype of ``x``: where ``grad_y`` is g that itself, else without y
+        None.
 
     Raises:
         TypeError, ValueError: As ``forward``.
     """
     m, c = _check(x, {"grad_y": grad_y, "y": y}, weight=weight, bias=bias)
-    relu = _is_relu(activation)
+    relu = _is_relu(activation) and sums is None
     for name, array in (("mean", mean), ("inv_std", inv_std)):
         if array.dtype != np.float64:
             raise TypeError(f"batch_norm: {name} has dtype {array.dtype}, expected float64")
@@ -197,6 +243,7 @@ def backward(
             *operands,
             _rows(y, m, c),
             relu,
+            sums,
             grad_x.reshape(m, c),
             grad_weight,
             grad_bias,

@@ -8,16 +8,17 @@
 // the thread of that number. Sums of a split go to memory, one row a split, and a second kernel
 // adds these rows up in order: results do not depend on scheduling.
 //
-// The sums are float64 and the values of a channel too; an element is computed with in Real. Where
-// it is float, the mean is a sum of two floats, high + low: x - high is exact near the mean, so
-// that a mean much larger than the deviation costs no digits.
-#include "../cuda/common.cuh"
+// The sums are float64 and the values of a channel too; an element is computed with in Real.
+#include "../cuda/normalized.cuh"
 
 #ifndef PACKED
 #define PACKED 1
 #endif
 #ifndef MOMENTS  // type of the moments: a convolution's are float
 #define MOMENTS double
+#endif
+#ifndef SUMS  // type of a gradient's sums: a convolution's are float
+#define SUMS double
 #endif
 
 constexpr int VECTOR = PACKED ? 16 / sizeof(Storage) : 1;
@@ -96,17 +97,6 @@ __device__ __forceinline__ double sum_over_splits(const BatchNormSize& size, dou
   return sum_over_lines<1>(sum, scratch, CHANNELS);
 }
 
-// A number of a channel as float + float, or as double + 0; an infinite one + 0.
-struct TwoReals {
-  Real high, low;
-};
-
-__device__ __forceinline__ TwoReals two_reals(double v) {
-  const Real high = static_cast<Real>(v);
-  const double rest = v - high;
-  return {high, rest == rest ? static_cast<Real>(rest) : Real(0)};
-}
-
 // What a block knows of the channels of its slab, and this thread's part of it. All threads must
 // take part; mean and bias may be null: zeros, inv_std and weight: ones.
 struct SharedChannels {
@@ -137,12 +127,10 @@ struct Channels {
   }
 
   __device__ __forceinline__ Real centered(int i, Storage x) const {
-    return to_real(x) - center[i].high - center[i].low;
+    return ::centered(to_real(x), center[i]);
   }
-
-  // The same expression forward and backward, so that both find the same elements positive.
   __device__ __forceinline__ Real normalized(int i, Storage x) const {
-    return centered(i, x) * scale[i] + shift[i];
+    return ::normalized(centered(i, x), scale[i], shift[i]);
   }
 };
 
@@ -386,14 +374,13 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 2)
 //                              grad_weight = sum over splits of products, * inv_std
 //
 // Mapping   one block for CHANNELS channels, BLOCK / CHANNELS splits at a time.
-// Traffic   reads = 16 * splits * c + 8 * c
+// Traffic   reads = 2 * SUMS_BYTES * splits * c + 8 * c
 //           writes = 16 * c + 2 * max(STORAGE_BYTES, 4) * c
 // Roofline  1 flop a number: bound by latency, a few microseconds.
 // Limits    none.
 // Source    Ioffe, Szegedy 2015, section 3.
 extern "C" __global__ void __launch_bounds__(BLOCK, 4)
-    batch_norm_backward_combine(const double* __restrict__ sums,
-                                const double* __restrict__ products,
+    batch_norm_backward_combine(const SUMS* __restrict__ sums, const SUMS* __restrict__ products,
                                 const double* __restrict__ inv_std, double* __restrict__ sum_g,
                                 double* __restrict__ sum_gx, Real* __restrict__ grad_weight,
                                 Real* __restrict__ grad_bias, BatchNormSize size) {

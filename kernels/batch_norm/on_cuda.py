@@ -6,6 +6,7 @@ import numpy as np
 
 from ..cuda.launch import FLOAT_TYPES, Kernel, ceil_div
 from ..cuda.packs import pack_length, packable
+from . import GradientSums
 
 _BLOCK = 256
 _COLUMNS, _SLAB_CHANNELS = 64, 128  # most packs, most channels of a slab
@@ -24,7 +25,7 @@ _SUMS = _kernel("batch_norm_backward_sums", PACKED=(False, True))
 _GRADIENT = _kernel("batch_norm_backward_gradient", PACKED=(False, True))
 _FORWARD_COMBINE = _kernel("batch_norm_forward_combine", MOMENTS=("float32", "float64"))
 _EVAL_STATISTICS = _kernel("batch_norm_forward_eval_statistics")
-_BACKWARD_COMBINE = _kernel("batch_norm_backward_combine")
+_BACKWARD_COMBINE = _kernel("batch_norm_backward_combine", SUMS=("float32", "float64"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,19 +118,20 @@ def backward(
     bias,
     y,
     relu,
+    sums,
     grad_x,
     grad_weight,
     grad_bias,
     grad_residual,
 ):
     channels = mean, inv_std, weight, bias
-    sums = _gradients_of_channels(
-        grad_y, x, *channels, y, relu, grad_weight, grad_bias, grad_residual
-    )
+    if sums is None:
+        sums = _gradient_sums(grad_y, x, *channels, y, relu, grad_residual)
+    totals = _combined(sums, x, inv_std, grad_weight, grad_bias)
     if grad_residual is not None:
         grad_y, relu = grad_residual, False  # which has gone through the activation
     size, constants = _cut(grad_y, x, grad_x)
-    _GRADIENT.launch(size.grid, grad_y, x, *channels, relu, *sums, grad_x, size, **constants)
+    _GRADIENT.launch(size.grid, grad_y, x, *channels, relu, *totals, grad_x, size, **constants)
 
 
 def forward_eval(x, weight, bias, running_mean, running_var, eps, residual, relu, y):
@@ -155,7 +157,8 @@ def backward_eval(
     grad_residual,
 ):
     channels = *_running(running_mean, running_var, eps), weight, bias
-    _gradients_of_channels(grad_y, x, *channels, y, relu, grad_weight, grad_bias, grad_residual)
+    sums = _gradient_sums(grad_y, x, *channels, y, relu, grad_residual)
+    _combined(sums, x, channels[1], grad_weight, grad_bias)
     if grad_residual is not None:
         grad_y, relu = grad_residual, False
     if relu:
@@ -198,19 +201,23 @@ def _running(running_mean, running_var, eps):
     return mean, inv_std
 
 
-def _gradients_of_channels(
-    grad_y, x, mean, inv_std, weight, bias, y, relu, grad_weight, grad_bias, grad_residual
-):
-    """Fill the last three in; return sum(g) and sum(g * x_hat), float64."""
-    size, constants = _cut(grad_y, x, y, grad_residual)
+def _gradient_sums(grad_y, x, mean, inv_std, weight, bias, y, relu, g):
+    """Return the sums of g, and fill it in where it is given."""
+    size, constants = _cut(grad_y, x, y, g)
     sums, products = (np.empty_like(mean, shape=(size.splits, size.c)) for _ in range(2))
-    arrays = grad_y, x, mean, inv_std, weight, bias, y, relu, grad_residual, sums, products
+    arrays = grad_y, x, mean, inv_std, weight, bias, y, relu, g, sums, products
     _SUMS.launch(size.grid, *arrays, size, **constants)
-    sum_g, sum_gx = np.empty_like(mean), np.empty_like(mean)
+    return GradientSums(sums, products)
+
+
+def _combined(sums, x, inv_std, grad_weight, grad_bias):
+    """Return sum(g) and sum(g * x_hat) over all rows, float64; fill the gradients in."""
+    size = replace(_cut(x)[0], splits=len(sums.sums))
+    sum_g, sum_gx = np.empty_like(inv_std), np.empty_like(inv_std)
     _BACKWARD_COMBINE.launch(
         size.combine_grid,
-        sums,
-        products,
+        sums.sums,
+        sums.products,
         inv_std,
         sum_g,
         sum_gx,
@@ -218,5 +225,6 @@ def _gradients_of_channels(
         grad_bias,
         size,
         STORAGE=x.dtype,
+        SUMS=sums.sums.dtype,
     )
     return sum_g, sum_gx

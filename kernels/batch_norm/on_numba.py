@@ -25,7 +25,7 @@ from numba import prange
 
 from ..cpu.jit import jit, parallel_jit
 from ..cpu.pixels import fetch
-from .on_numpy import _combined, _follow, _running
+from .on_numpy import _combined, _follow, _running, _totals
 
 VECTOR = 16  # lanes: the widest register holds as many float32
 LEAST_LANES = 128
@@ -74,6 +74,7 @@ def backward(
     bias,
     y,
     relu,
+    sums,
     grad_x,
     grad_weight,
     grad_bias,
@@ -81,7 +82,10 @@ def backward(
 ):
     m, scale = len(x), weight * inv_std
     relu = (OF_X if y is None else OF_Y) if relu else NO_RELU
-    sums = _gradient_sums(grad_y, x, mean, inv_std, scale, bias, relu, y, grad_residual)
+    if sums is None:
+        sums = _gradient_sums(grad_y, x, mean, inv_std, scale, bias, relu, y, grad_residual)
+    else:
+        sums = _totals(sums, inv_std)
     g = grad_residual if relu == OF_Y else grad_y
     bias = bias if relu == OF_X else np.full_like(mean, np.inf)
     width, block = _lanes(x)

@@ -38,6 +38,7 @@ def backward(
     bias,
     y,
     relu,
+    sums,
     grad_x,
     grad_weight,
     grad_bias,
@@ -46,8 +47,10 @@ def backward(
     m = len(x)
     x_hat = (x - mean) * inv_std
     g = _through_activation(grad_y, x_hat, weight, bias, y, relu, grad_residual)
-    sum_g = g.sum(axis=0, dtype=np.float64)
-    sum_gx = (g * x_hat).sum(axis=0)
+    if sums is None:
+        sum_g, sum_gx = g.sum(axis=0, dtype=np.float64), (g * x_hat).sum(axis=0)
+    else:
+        sum_g, sum_gx = _totals(sums, inv_std)
     grad_x[...] = weight * inv_std * (g - sum_g / m - x_hat * (sum_gx / m))
     grad_weight[...], grad_bias[...] = sum_gx, sum_g
 
@@ -110,6 +113,12 @@ def _through_activation(grad_y, x_hat, weight, bias, y, relu, grad_residual):
     if grad_residual is not None:
         grad_residual[...] = g
     return g
+
+
+def _totals(sums, inv_std):
+    """Return the sums of g and of g * x_hat over all rows."""
+    sum_g, product = (a.sum(axis=0, dtype=np.float64) for a in (sums.sums, sums.products))
+    return sum_g, product * inv_std
 
 
 def _running(running_mean, running_var, eps):

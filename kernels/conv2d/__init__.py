@@ -35,7 +35,7 @@ from ..arrays import (
     pair,
 )
 from ..backend import implementation
-from ..batch_norm import ACTIVATIONS, Moments, moments_of
+from ..batch_norm import ACTIVATIONS, GradientSums, Moments, Normalization, moments_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,24 +284,58 @@ def fprop_moments(x: Array, w: Array, size: Conv2dSize) -> tuple[Array, Moments]
     return y, Moments(*implementation(__name__, x, w).fprop_moments(x, w, y, size))
 
 
-def dgrad(grad_y: Array, w: Array, size: Conv2dSize) -> Array:
+def dgrad(grad_y: Array, w: Array, size: Conv2dSize, addend: Array | None = None) -> Array:
     """Gradient with respect to x: correlation of the padded grad_y with the rotated w.
 
     Args:
         grad_y: (N, P, Q, K), a dtype that ``fprop`` takes.
         w: (K, R, S, C/G), dtype and backend of ``grad_y``.
         size: Of the forward convolution.
+        addend: What else x has for a gradient, added to the rounded result, (N, H, W, C), dtype
+            and backend of ``grad_y``, or None.
 
     Returns:
-        (N, H, W, C): the transpose of ``fprop`` as a linear map of x.
+        (N, H, W, C): the transpose of ``fprop`` as a linear map of x, plus the addend.
 
     Raises:
         TypeError, ValueError: As ``fprop``.
     """
-    _check(size, grad_y=(grad_y, size.y_shape), weight=(w, size.w_shape))
-    grad_x = empty(grad_y, size.x_shape)
-    implementation(__name__, grad_y, w).dgrad(grad_y, w, grad_x, size)
+    grad_x, _ = _dgrad(grad_y, w, size, addend, None)
     return grad_x
+
+
+def dgrad_sums(
+    grad_y: Array, w: Array, size: Conv2dSize, below: Normalization, addend: Array | None = None
+) -> tuple[Array, GradientSums | None]:
+    """Gradient with respect to x, and the first step of the way back through what made x.
+
+    Args:
+        grad_y, w, size, addend: As ``dgrad``.
+        below: The batch-norm whose result is x.
+
+    Returns:
+        What ``batch_norm.backward`` takes as ``grad_y`` and ``sums``: where the implementation has
+        kernels with the result in registers, g, which is ``dgrad`` gone back through the
+        activation, and its sums; else ``dgrad`` itself and None, as there would be nothing saved.
+
+    Raises:
+        TypeError, ValueError: As ``fprop``; an array of ``below`` does not fit x.
+    """
+    return _dgrad(grad_y, w, size, addend, below)
+
+
+def _dgrad(
+    grad_y: Array, w: Array, size: Conv2dSize, addend: Array | None, below: Normalization | None
+) -> tuple[Array, GradientSums | None]:
+    images = {"grad_y": (grad_y, size.y_shape), "addend": (addend, size.x_shape)}
+    if below is not None:
+        images |= {name: (getattr(below, name), size.x_shape) for name in ("x", "y")}
+        for name in ("mean", "inv_std", "weight", "bias"):
+            check_layout("conv2d", f"below.{name}", getattr(below, name), (size.c,))
+    _check(size, **images, weight=(w, size.w_shape))
+    grad_x = empty(grad_y, size.x_shape)
+    found = implementation(__name__, grad_y, w, addend)
+    return grad_x, found.dgrad(grad_y, w, grad_x, size, addend=addend, below=below)
 
 
 def wgrad(grad_y: Array, x: Array, size: Conv2dSize, grad_w: Array | None = None) -> Array:

@@ -1,11 +1,13 @@
 """What there is to compute on CUDA, and what computes it: a family of kernels and its tile."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..arrays import Array, address, empty
 from ..backend import is_cupy
+from ..batch_norm import GradientSums, Normalization
 from ..precision import current_precision
 from . import Conv2dSize
 
@@ -129,3 +131,26 @@ class Moments:
         shape = (-(-(y.size // k) // rows), k)
         means, squares = (empty(y, shape, np.float32) for _ in range(2))
         return cls(means, squares, rows)
+
+
+def empty_sums(below: Normalization | None, parts: int) -> GradientSums | None:
+    """Return arrays for the sums of g of a batch-norm, one row a tile of rows of a dgrad."""
+    if below is None:
+        return None
+    shape = parts, below.x.shape[-1]
+    return GradientSums(*(empty(below.x, shape, np.float32) for _ in range(2)))
+
+
+def step_back(
+    addend: Array | None,
+    below: Normalization | None,
+    grad_x: Array,
+    sums: GradientSums | None,
+) -> tuple[Any, ...]:
+    """Return the arguments of a dgrad's kernel from ``addend`` to ``activation``."""
+    if below is None or sums is None:
+        return (addend, *(None,) * 6, grad_x, None, None, ACTIVATIONS[None])
+    x = below.y if below.activation else None
+    channels = below.mean, below.inv_std, below.weight, below.bias
+    arrays = addend, below.x, x, *channels, grad_x, sums.sums, sums.products
+    return (*arrays, ACTIVATIONS[below.activation])

@@ -1,6 +1,36 @@
 // Forward convolution by wgmma; conv2d_wgmma.cuh has the index maps.
 #include "conv2d_wgmma.cuh"
 
+typedef Moments<Team, BoxedTile> TileMoments;
+
+// null: nothing of the kind is asked for.
+struct ForwardResults {
+  const PixelProduct& size;
+  bfloat16* y;
+  const bfloat16* bias;
+  Fused fused;
+  float *means, *squares;
+  float* scratch;  // TileMoments::SCRATCH for each team
+
+  __device__ __forceinline__ bool unchanged() const {
+    return fused.residual == nullptr && fused.activation == NO_ACTIVATION;
+  }
+  __device__ __forceinline__ void add_to(Sums& sums, const PixelTile& at) const {
+    if (bias != nullptr) add_to_rows(sums, bias + at.column, size.gemm_n - at.column);
+  }
+  __device__ __forceinline__ void store(const BoxedTile& staged, const Places& places,
+                                        const PixelTile& at) const {
+    store_tile<Team>(staged, y, places, size.gemm_n - at.column, fused);
+  }
+  __device__ __forceinline__ void examine(const BoxedTile& staged, const PixelTile& at) const {
+    if (means == nullptr) return;
+    const long long to = static_cast<long long>(at.row / TILE_M) * size.gemm_n + at.column;
+    float* const own = scratch + Team::number() * TileMoments::SCRATCH;
+    TileMoments(staged, size.phase[0].gemm_m - at.row, own)
+        .store(means + to, squares + to, size.gemm_n - at.column);
+  }
+};
+
 // y[n,p,q,k] = activation(residual[n,p,q,k] + rounded(bias[k] + sum over r,s,c of
 //              x[n, p*stride_h + r*dilation_h - pad_top, q*stride_w + s*dilation_w - pad_left, c]
 //              * w[k,r,s,c]))
@@ -28,9 +58,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1)
                        const __grid_constant__ PixelProduct size) {
   EXTERN_SHARED(unsigned char, start);
   __shared__ Barriers barriers;
-  __shared__ Scratch scratch[TEAMS];
+  __shared__ Places places[TEAMS];
+  __shared__ __align__(16) float scratch[TEAMS * TileMoments::SCRATCH];
   unsigned char* const memory = align_shared<1024>(start);
-  const Results results{y, bias, {residual, activation}, means, squares};
-  run<false, false>(PixelTiles<false>(size, &map_x, &map_w, &map_y, results, memory, scratch),
-                    Ring(memory, barriers));
+  const ForwardResults results{size, y, bias, {residual, activation}, means, squares, scratch};
+  const PixelTiles<false, ForwardResults> tiles(size, &map_x, &map_w, &map_y, results, memory,
+                                                places);
+  run<false, false>(tiles, Ring(memory, barriers));
 }

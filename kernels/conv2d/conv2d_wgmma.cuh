@@ -104,15 +104,14 @@ class BoxedTile {
   }
 };
 
-// What a team has in shared memory beside its tile.
-struct __align__(16) Scratch {
-  int places[TILE_M];  // of its rows
-  float moments[Moments<Team, BoxedTile>::SCRATCH];
-
-  // For store_tile.
-  __device__ __forceinline__ long long offset(int row) const { return places[row]; }
-};
 constexpr int TEAMS = CONSUMERS / Team::THREADS;
+
+// Where the rows of a team's tile are in the result, in shared memory; for epilogue.cuh.
+struct Places {
+  int of[TILE_M];
+
+  __device__ __forceinline__ long long offset(int row) const { return of[row]; }
+};
 
 // For each result of this thread's sums, in pairs: f(row, column, sum, next_sum), the rows counted
 // from the warpgroup's first.
@@ -129,13 +128,12 @@ __device__ __forceinline__ void each_pair(const Sums& sums, F f) {
           sums[i][4 * j + 2 * h + 1]);
 }
 
-// Adds an array to each row of the sums; `count` elements are there, an even number.
+// Adds an array to each row of the sums; `count` elements are there.
 __device__ __forceinline__ void add_to_rows(Sums& sums, const bfloat16* added, int count) {
 #pragma unroll
   for (int j = 0; j < TILE_N / 8; ++j) {
     const int column = j * 8 + threadIdx.x % 4 * 2;
-    if (column >= count) return;
-    const auto pair = load_pack<2>(added + column);
+    const auto pair = load_up_to<2>(added + column, count - column);
 #pragma unroll
     for (int i = 0; i < SLICES; ++i)
 #pragma unroll
@@ -143,23 +141,19 @@ __device__ __forceinline__ void add_to_rows(Sums& sums, const bfloat16* added, i
   }
 }
 
-// What becomes of the results of a PixelProduct; null: nothing.
-struct Results {
-  bfloat16* to;
-  const bfloat16* bias;
-  Fused fused;
-  float *means, *squares;  // of each tile of rows and each channel
-};
-
 // fprop and dgrad. CHANNELS_ACROSS: the filters' channels are the columns of the tile (dgrad), not
-// what is summed over.
-template <bool CHANNELS_ACROSS>
+// what is summed over. Results is what becomes of the results:
+//   bool unchanged()                         they are stored as they are
+//   void add_to(Sums&, PixelTile)            before they are rounded
+//   void store(BoxedTile, Places, PixelTile) when they are not unchanged, or not in line
+//   void examine(BoxedTile, PixelTile)       then
+template <bool CHANNELS_ACROSS, class Results>
 class PixelTiles {
   const PixelProduct& size_;
   const TensorMap *images_, *filters_, *stores_;  // images_: of each phase
   const Results results_;
   const BoxedTile staged_;
-  Scratch& scratch_;
+  Places& places_;
 
   __device__ __forceinline__ void load_filters(const Stage& stage, int tap, int channel,
                                                int column) const {
@@ -172,17 +166,15 @@ class PixelTiles {
     }
   }
 
-  // Rows that lie one after the other, and as they are, are stored by TMA.
-  __device__ __forceinline__ bool whole_boxes(const PixelPhase& phase) const {
-    const bool in_line = phase.rows.step == 1 && phase.columns.step == 1;
-    const Fused& fused = results_.fused;
-    return in_line && fused.residual == nullptr && fused.activation == NO_ACTIVATION;
+  // Whether rows lie one after the other.
+  static __device__ __forceinline__ bool in_line(const PixelPhase& phase) {
+    return phase.rows.step == 1 && phase.columns.step == 1;
   }
 
   __device__ __forceinline__ void find_places(const PixelTile& at) const {
     const int row = Team::thread();
     if (row < TILE_M)
-      scratch_.places[row] = place_of(size_.phase[at.phase], at.row + row, size_.gemm_n, at.column);
+      places_.of[row] = place_of(size_.phase[at.phase], at.row + row, size_.gemm_n, at.column);
   }
 
   __device__ __forceinline__ void store_boxes(const PixelTile& at) const {
@@ -192,25 +184,19 @@ class PixelTiles {
     tma_store_commit();
   }
 
-  __device__ __forceinline__ void store_moments(const PixelTile& at) const {
-    const long long first = static_cast<long long>(at.row / TILE_M) * size_.gemm_n + at.column;
-    Moments<Team, BoxedTile>(staged_, size_.phase[0].gemm_m - at.row, scratch_.moments)
-        .store(results_.means + first, results_.squares + first, size_.gemm_n - at.column);
-  }
-
  public:
-  // `memory` is that of the stages, behind which comes that of the results; `scratch` has TEAMS.
+  // `memory` is that of the stages, behind which comes that of the results; `places` has TEAMS.
   __device__ __forceinline__ PixelTiles(const PixelProduct& size, const TensorMap* images,
                                         const TensorMap* filters, const TensorMap* stores,
                                         const Results& results, unsigned char* memory,
-                                        Scratch* scratch)
+                                        Places* places)
       : size_(size),
         images_(images),
         filters_(filters),
         stores_(stores),
         results_(results),
         staged_(memory + STAGES * STAGE_BYTES + Team::number() * BoxedTile::BYTES),
-        scratch_(scratch[Team::number()]) {}
+        places_(places[Team::number()]) {}
 
   __device__ __forceinline__ int tiles() const {
     return size_.tiles_m * size_.tiles_n * size_.phases;
@@ -242,9 +228,8 @@ class PixelTiles {
 
   __device__ __forceinline__ void finish(int tile, int row, Sums& sums) const {
     const PixelTile at(size_, tile);
-    const bool by_tma = whole_boxes(size_.phase[at.phase]);
-    const int columns = size_.gemm_n - at.column;
-    if (results_.bias != nullptr) add_to_rows(sums, results_.bias + at.column, columns);
+    const bool by_tma = results_.unchanged() && in_line(size_.phase[at.phase]);
+    results_.add_to(sums, at);
     if (Team::thread() == 0) tma_store_wait_read<0>();  // of the tile before
     Team::sync();
     each_pair(sums, [&](int i, int j, float a, float b) { staged_.put(row + i, j, a, b); });
@@ -254,8 +239,8 @@ class PixelTiles {
     if (by_tma)
       store_boxes(at);
     else
-      store_tile<Team>(staged_, results_.to, scratch_, columns, results_.fused);
-    if (results_.means != nullptr) store_moments(at);
+      results_.store(staged_, places_, at);
+    results_.examine(staged_, at);
   }
 
   __device__ __forceinline__ void end() const {

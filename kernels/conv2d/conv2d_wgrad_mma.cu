@@ -27,6 +27,7 @@ __device__ __forceinline__ void store(const WarpTile& result, unsigned char* rin
 //                   + r * s * c * ceil_div(k // groups, TILE_M))
 //           writes = (STORAGE_BYTES + min(splits - 1, 1) * (4 - STORAGE_BYTES)) * (splits
 //                    * k * r * s * (c // groups))
+//           dram_reads = STORAGE_BYTES * n * (p * q * k + min(h, p * r) * min(w, q * s) * c)
 //           for whole packs of channels and filters, less the taps that fall on the padding.
 //           Several splits are written as float.
 // Roofline  size.flops / size.bytes: 1 x 1 filters are bound by memory, most others by arithmetic.

@@ -6,7 +6,14 @@ from ..cuda.gemm import tiles
 from ..cuda.gpu import Gpu
 from ..cuda.launch import Kernel, ceil_div
 from . import channels
-from .algorithm import ACTIVATIONS, ALIGNMENT, Algorithm, Problem
+from .algorithm import (
+    ACTIVATIONS,
+    ALIGNMENT,
+    Algorithm,
+    Problem,
+    empty_sums,
+    step_back,
+)
 from .cost import splits
 from .simt import add_parts, parts_of
 
@@ -80,14 +87,30 @@ def fprop(algorithm, x, w, bias, y, size, moments=None, residual=None, activatio
     kernel.launch(grid, *arrays, ACTIVATIONS[activation], whole, **constants)
 
 
-def dgrad(algorithm, grad_y, w, grad_x, size):
+def dgrad(algorithm, grad_y, w, grad_x, size, addend=None, below=None):
+    """Compute grad_x + addend, and go a step back below where no channels are to be padded.
+
+    Args:
+        algorithm: One of ``algorithms``.
+        grad_y, w, grad_x, size, addend, below: As ``on_cuda.dgrad`` takes them.
+
+    Returns:
+        The sums of g, if it is g that grad_x holds; else None.
+    """
     whole, constants = _padded("dgrad", size, grad_y)
     kernel, grid = dgrad_configuration(algorithm, whole)
     grad_y = channels.padded(grad_y, channels.y_shape(size), channels.y_shape(whole))
     w = channels.padded(w, channels.w_shape(size), channels.w_shape(whole))
-    result = channels.place(grad_x, channels.x_shape(size), channels.x_shape(whole))
-    kernel.launch(grid, grad_y, w, result, whole, **constants)
-    channels.unpad(result, grad_x, channels.x_shape(size))
+    x_shape, whole_shape = channels.x_shape(size), channels.x_shape(whole)
+    result = channels.place(grad_x, x_shape, whole_shape)
+    if addend is not None:
+        addend = channels.padded(addend, x_shape, whole_shape)
+    below = below if result is grad_x else None
+    across = ceil_div(whole.c // whole.groups, algorithm.tile_n) * whole.groups
+    sums = empty_sums(below, grid // across)
+    kernel.launch(grid, grad_y, w, *step_back(addend, below, result, sums), whole, **constants)
+    channels.unpad(result, grad_x, x_shape)
+    return sums
 
 
 def wgrad(algorithm, grad_y, x, grad_w, size):

@@ -4,6 +4,7 @@ import numpy as np
 
 from ..batch_norm.on_cuda import activate, moments
 from ..cuda.gpu import gpu_of
+from ..elementwise.on_cuda import add
 from . import simt
 from .algorithm import Moments, Problem
 from .choice import FAMILIES, choose
@@ -38,9 +39,15 @@ def _fprop_by(x, w, y, size):
     return algorithm, FAMILIES[algorithm.family]
 
 
-def dgrad(grad_y, w, grad_x, size):
+def dgrad(grad_y, w, grad_x, size, addend=None, below=None):
     algorithm = choose(Problem.of("dgrad", size, grad_y, w, grad_x), gpu_of(w))
-    FAMILIES[algorithm.family].dgrad(algorithm, grad_y, w, grad_x, size)
+    family = FAMILIES[algorithm.family]
+    if family is not simt:
+        return family.dgrad(algorithm, grad_y, w, grad_x, size, addend, below)
+    family.dgrad(algorithm, grad_y, w, grad_x, size)
+    if addend is not None:
+        add(grad_x, addend, grad_x)
+    return None
 
 
 def wgrad(grad_y, x, grad_w, size):

@@ -7,6 +7,7 @@ from ..cpu.accumulate import accumulate, add_parts
 from ..cpu.correlate import correlate, pack
 from ..cpu.memory import empty
 from ..cpu.thread_count import get_num_threads
+from ..elementwise.on_numba import add
 from .plan import dgrad_plan, fprop_plan
 from .plan_wgrad import wgrad_plan
 
@@ -25,9 +26,11 @@ def fprop_moments(x, w, y, size):
     return moments(y.reshape(-1, size.k))
 
 
-def dgrad(grad_y, w, grad_x, size):
+def dgrad(grad_y, w, grad_x, size, addend=None, below=None):
     if size.n:
         _correlate(grad_y, w, None, grad_x, dgrad_plan(size, w.dtype.name, get_num_threads()))
+    if addend is not None:
+        add(grad_x, addend, grad_x)
 
 
 def _correlate(x, w, bias, y, plan):

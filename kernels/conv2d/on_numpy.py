@@ -18,13 +18,15 @@ def fprop_moments(x, w, y, size):
     return moments(y.reshape(-1, size.k))
 
 
-def dgrad(grad_y, w, grad_x, size):
+def dgrad(grad_y, w, grad_x, size, addend=None, below=None):
     padded = _pad(np.zeros_like(grad_x), size)
     for r, s, window in _taps(padded, size):
         for k, c in _groups(size):
             window[..., c] += grad_y[..., k] @ w[k, r, s]
     top, left = size.pad_top, size.pad_left
     grad_x[...] = padded[:, top : top + size.h, left : left + size.w]
+    if addend is not None:
+        grad_x += addend
 
 
 def wgrad(grad_y, x, grad_w, size):

@@ -13,7 +13,7 @@ from ..cuda.gpu import Gpu, gpu_of
 from ..cuda.launch import Kernel, ceil_div
 from ..cuda.tensor_map import TensorMap
 from . import Conv2dSize
-from .algorithm import ACTIVATIONS, Algorithm, Problem
+from .algorithm import ACTIVATIONS, Algorithm, Problem, empty_sums, step_back
 from .cost import splits
 from .phases import Phase, dgrad_phases, fprop_phases
 from .simt import add_parts, parts_of
@@ -343,18 +343,32 @@ def fprop(algorithm, x, w, bias, y, size, moments=None, residual=None, activatio
     _FPROP[tile].launch(blocks, *maps, *arrays, ACTIVATIONS[activation], multiplied)
 
 
-def dgrad(algorithm, grad_y, w, grad_x, size):
+def dgrad(algorithm, grad_y, w, grad_x, size, addend=None, below=None):
+    """Compute grad_x + addend, and go a step back below.
+
+    Args:
+        algorithm: One of ``algorithms``.
+        grad_y, w, grad_x, size, addend, below: As ``on_cuda.dgrad`` takes them.
+
+    Returns:
+        The sums of g where there is something below.
+    """
     tile = algorithm.tile_m, algorithm.tile_n
     filters = tensor_map.tiled(_by_tap(w), (_BOX, 1, _BOX), swizzle_bytes=128)
     results = _results(grad_x, tile)
-    for multiplied in dgrad_products(algorithm, size):
+    products = dgrad_products(algorithm, size)
+    sums, part = empty_sums(below, sum(p.tiles_m * p.phases for p in products)), 0
+    for multiplied in products:
         # A phase without taps loads nothing: any map will do.
         windows = [
             _windows(grad_y, tile[0], phase) if phase.all_taps else filters
             for phase in multiplied.phase
         ]
         maps = {"of": windows}, filters, results
-        _DGRAD[tile].launch(_blocks(multiplied, grad_y), *maps, grad_x, multiplied)
+        arrays = step_back(addend, below, grad_x, sums and sums.parts(part))
+        _DGRAD[tile].launch(_blocks(multiplied, grad_y), *maps, *arrays, multiplied)
+        part += multiplied.tiles_m * multiplied.phases
+    return sums
 
 
 def wgrad(algorithm, grad_y, x, grad_w, size):

@@ -11,8 +11,11 @@
 // with y = activation(rounded(sums + bias) + residual): what the separate ops would give, bit by
 // bit. The bias is added before put(). The moments are those of rounded(sums + bias), which is what
 // a batch-norm would see.
+//
+// The results of a dgrad may go on through GradientTile instead, see Below.
 #pragma once
 
+#include "normalized.cuh"
 #include "ptx.cuh"
 
 // The threads that finish a tile together: those of the block. Another team has the same members.
@@ -168,5 +171,129 @@ class Moments {
     if (part_ != 0) return;
     store_up_to<2>(means + column_, mean, columns - column_);
     store_up_to<2>(squares + column_, square, columns - column_);
+  }
+};
+
+// What becomes of a dgrad's results, gradients of x: the addend is added, which x has for a gradient
+// from elsewhere. Where x is activation(batch_norm(normalized) + residual), they go back through the
+// activation too, which gives g, and the sums of g and g * (normalized - mean) are taken of each
+// tile of rows and channel. All that the separate ops would give, bit by bit, but for the sums'
+// order. Images lie as x does; null: there is none.
+struct Below {
+  const Storage *addend, *normalized;
+  const Storage* x;  // where a residual keeps it from being computed again
+  const double *mean, *inv_std;
+  const Real *weight, *bias;
+  int activation;
+  float *sums, *products;
+
+  __device__ __forceinline__ bool given() const {
+    return addend != nullptr || normalized != nullptr;
+  }
+};
+
+struct NormalizedChannel {
+  TwoReals mean;
+  Real scale, shift;
+
+  __device__ __forceinline__ static NormalizedChannel of(const Below& below, int channel) {
+    const double scale = below.inv_std[channel] * below.weight[channel];
+    return {two_reals(below.mean[channel]), static_cast<Real>(scale), below.bias[channel]};
+  }
+};
+
+// Stores a staged tile of a dgrad's results, whose memory it then uses otherwise; see Below.
+template <class Team, class Tile>
+class GradientTile {
+  typedef typename Tile::Number Number;
+  static constexpr int N = 16 / sizeof(Number), PACKS = Tile::WIDTH / N;
+  static constexpr int LINES = Team::THREADS / PACKS;  // rows at a time
+  static_assert(Team::THREADS % PACKS == 0, "a thread keeps its columns");
+  static_assert(2 * LINES * Tile::WIDTH * sizeof(float) <= Tile::BYTES, "sums take its place");
+
+  const Tile& tile_;
+  const Below& below_;
+  NormalizedChannel* const shared_;
+  int line_, column_;
+
+  // Turns results into g and adds it up.
+  __device__ __forceinline__ void step_back(Pack<Number, N>& results, long long offset, int count,
+                                            const NormalizedChannel (&channels)[N], float (&sum)[N],
+                                            float (&product)[N]) const {
+    const Pack<Storage, N> values = load_up_to<N>(below_.normalized + offset, count);
+    Pack<Storage, N> x;
+    if (below_.x != nullptr) x = load_up_to<N>(below_.x + offset, count);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      const NormalizedChannel& channel = channels[i];
+      const Real value = centered(to_real(values.at[i]), channel.mean);
+      const Real forward =
+          below_.x != nullptr ? to_real(x.at[i]) : normalized(value, channel.scale, channel.shift);
+      if (below_.activation == RELU && !(forward > 0)) results.at[i] = Number();
+      const Real g = to_real(results.at[i]);
+      sum[i] += g;
+      product[i] += g * value;
+    }
+  }
+
+  // Of all rows, by the sums of each line.
+  __device__ __forceinline__ void store_sums(const float (&sum)[N], const float (&product)[N],
+                                             long long to, int columns) const {
+    constexpr int SUMS = LINES * Tile::WIDTH;
+    float* const scratch = reinterpret_cast<float*>(tile_.at(0, 0));
+    Team::sync();  // the tile has been read
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      scratch[line_ * Tile::WIDTH + column_ + i] = sum[i];
+      scratch[SUMS + line_ * Tile::WIDTH + column_ + i] = product[i];
+    }
+    Team::sync();
+    for (int i = Team::thread(); i < 2 * Tile::WIDTH; i += Team::THREADS) {
+      const bool first = i < Tile::WIDTH;
+      const int column = i % Tile::WIDTH;
+      if (column >= columns) continue;
+      float total = 0;
+#pragma unroll
+      for (int line = 0; line < LINES; ++line)
+        total += scratch[(first ? 0 : SUMS) + line * Tile::WIDTH + column];
+      (first ? below_.sums : below_.products)[to + column] = total;
+    }
+  }
+
+ public:
+  // `shared` is shared memory for WIDTH channels.
+  __device__ __forceinline__ GradientTile(const Tile& tile, const Below& below,
+                                          NormalizedChannel* shared)
+      : tile_(tile),
+        below_(below),
+        shared_(shared),
+        line_(Team::thread() / PACKS),
+        column_(Team::thread() % PACKS * N) {}
+
+  // As store_tile. The first column of the tile is `channel` of `channels`; its rows are part `part`
+  // of all.
+  template <class Rows>
+  __device__ __forceinline__ void store(Number* to, const Rows& rows, int columns, int channel,
+                                        int channels, long long part) const {
+    NormalizedChannel own[N] = {};
+    if (below_.normalized != nullptr) {
+      for (int i = Team::thread(); i < Tile::WIDTH; i += Team::THREADS)
+        shared_[i] = i < columns ? NormalizedChannel::of(below_, channel + i) : NormalizedChannel();
+      Team::sync();
+#pragma unroll
+      for (int i = 0; i < N; ++i) own[i] = shared_[column_ + i];
+    }
+    float sum[N] = {}, product[N] = {};
+    const int count = columns - column_;
+#pragma unroll 2
+    for (int row = line_; row < Tile::HEIGHT; row += LINES) {
+      const long long first = rows.offset(row), offset = first + column_;
+      if (first == NO_ROW || count <= 0) continue;
+      auto results = load_pack<N>(tile_.at(row, column_));
+      Fused{below_.addend, NO_ACTIVATION}.apply(results, offset, count);
+      if (below_.normalized != nullptr) step_back(results, offset, count, own, sum, product);
+      store_up_to<N>(to + offset, results, count);
+    }
+    if (below_.normalized != nullptr) store_sums(sum, product, part * channels + channel, columns);
   }
 };

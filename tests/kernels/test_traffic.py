@@ -414,6 +414,24 @@ def fused_convolution_by_mma(scale):
     mma.fprop(algorithm, x, w, None, y, size, moments, residual, "relu")
 
 
+@case("conv2d_dgrad_mma", name="conv2d_mma_step_back")
+def step_back_by_mma(scale):
+    """Into an odd number of pixels, phase by phase."""
+    grad_y, w, addend = bfloat16s((scale, 13, 13, 64), (64, 1, 1, 80), (scale, 25, 25, 80))
+    step_back(Algorithm("mma", 64, 64, 32), grad_y, w, addend, stride=2)
+
+
+def step_back(algorithm, grad_y, w, addend, **window):
+    """By the family of kernels, below a residual; return what all arrays hold."""
+    x, size = addend + addend, Conv2dSize.of(addend.shape, w.shape, **window)
+    statistics, channels = np.ones((2, size.c)), np.ones((2, size.c), np.float32)
+    below = batch_norm.Normalization.of(x, *statistics, *channels, addend.copy(), "relu")
+    family, grad_x = {"mma": mma, "wgmma": wgmma}[algorithm.family], np.empty_like(x)
+    sums = family.dgrad(algorithm, grad_y, w, grad_x, size, addend, below)
+    moved = grad_y, w, addend, below.x, below.y, grad_x, sums.sums, sums.products
+    return sum(array.nbytes for array in moved)
+
+
 @case("conv2d_fprop_depthwise", "conv2d_dgrad_depthwise", "conv2d_wgrad_depthwise")
 def depthwise_convolution(scale):
     convolve(random_array(scale, 10, 10, 64), random_array(64, 3, 3, 1), groups=64)
@@ -450,6 +468,18 @@ def fused_convolution_on_hopper(scale):
     y = np.empty_like(residual)
     wgmma.fprop(algorithm, x, w, None, y, size, Moments.of(algorithm, y), residual, "relu")
     return x.nbytes + w.nbytes + residual.nbytes + y.nbytes + scale * 2 * 2 * 4 * 64
+
+
+@case("conv2d_dgrad_wgmma", name="conv2d_wgmma_step_back")
+def step_back_on_hopper(scale):
+    grad_y, w, addend = bfloat16s((scale, 16, 16, 64), (64, 1, 1, 128), (scale, 16, 16, 128))
+    return step_back(Algorithm("wgmma", 128, 64, 64), grad_y, w, addend)
+
+
+@case("conv2d_dgrad_wgmma", name="conv2d_wgmma_step_back_stride_2")
+def strided_step_back_on_hopper(scale):
+    grad_y, w, addend = bfloat16s((scale, 13, 13, 64), (64, 3, 3, 64), (scale, 25, 25, 64))
+    step_back(Algorithm("wgmma", 128, 64, 64), grad_y, w, addend, stride=2, padding=1)
 
 
 # ---- Loss, random numbers, optimizers, images ------------------------------------------------
