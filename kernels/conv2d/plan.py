@@ -1,12 +1,13 @@
 """How a correlation is laid out over register tiles: a pure function of sizes, types and the CPU.
 
 The output is cut into regions, pairs of a vertical and a horizontal run (``phases``), in which all
-pixels have the same taps. A region is a grid of tiles; the rows of a tile are pixels that follow
-each other along one axis, which is the image's row where that is long enough, else its column or
-the batch. The activations are read where they lie: nothing is padded or gathered. The filters are
-packed: [phase][tile of columns][tap][channel][columns of the tile].
+pixels have the same taps. A region is a grid of tiles (drawn in ``cpu.tables.Region``); the rows of
+a tile are pixels that follow each other along one axis, which is the image's row where that is long
+enough, else its column or the batch. The activations are read where they lie: nothing is padded or
+gathered. The filters are packed: [phase][tile of columns][tap][channel][columns of the tile].
 
-All strides and offsets are in bytes.
+As everywhere below, a is what is read (x of fprop, grad_y of dgrad), b the packed filters and y
+what is written. All strides and offsets are in bytes.
 """
 
 from collections.abc import Iterable
@@ -17,43 +18,10 @@ import numpy as np
 
 from ..cpu.assemble import address
 from ..cpu.machine import cache_bytes
+from ..cpu.tables import Facts, Pack, Region, table
 from ..cpu.tiles import Shape, Tile, Transpose, half_rows, tile_shape
 from . import Conv2dSize
 from .phases import NONE, Phase, Run, blocks, dgrad_phases, fprop_phases
-
-REGION = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            *("outer", "middle", "run", "a_outer", "a_middle", "a_row", "a_half", "a_first"),
-            *("y_outer", "y_middle", "y_row", "y_half", "y_first", "columns", "b_first"),
-            *("taps", "last_taps", "tap_count", "steps", "rows", "lines", "tiles_in_line", "tiles"),
-            *("tile", "last_tile", "k_bytes", "long", "short_tile", "short_last_tile"),
-            *("short_a_half", "short_y_half"),
-        )
-    ]
-)
-"""A region: ``outer x middle`` lines of ``run`` pixels, ``rows // lines`` of them a tile.
-
-Of the tiles in a line the first, ``long``, have ``rows`` rows and the others one less.
-"""
-
-PACK = np.dtype(
-    [(name, np.int64) for name in ("to", "first", "width", "columns", "group", "taps", "tap_count")]
-)
-"""Filters of one phase, group and tile of columns: where to, and the taps in their order."""
-
-FACTS = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            *("itemsize", "groups", "a_group", "y_group", "b_group", "width", "k_tiles"),
-            *("tiles", "parts", "k_parts", "tile_outer", "block", "channels", "outputs"),
-            *("w_output", "w_channel", "w_tap", "transposes", "transpose", "lanes", "a_k"),
-            "joined",
-        )
-    ]
-)
 
 PAGE = 4096  # bytes: rows so far apart fall into one set of the first cache
 ROWS_IN_SET = 8  # that fit beside the filters
@@ -67,10 +35,10 @@ LEAST_TILES = 8  # of a task that reads a tile of filters anew
 class Plan:
     """What the jitted loops need."""
 
-    facts: np.ndarray  # FACTS, one
-    regions: np.ndarray  # REGION
+    facts: np.ndarray  # one of tables.Facts
+    regions: np.ndarray  # tables.Region
     taps: np.ndarray  # int64 pairs (bytes from a, bytes from b)
-    packs: np.ndarray  # PACK
+    packs: np.ndarray  # tables.Pack
     filter_taps: np.ndarray  # int64: r * S + s, or NONE, for each tap and output of a unit
     packed_shape: tuple[int]
     block: int
@@ -96,7 +64,7 @@ def fprop_plan(size: Conv2dSize, dtype: str, threads: int) -> Plan:
     channels, outputs = size.c // size.groups, size.k // size.groups
     images = _Images(size.n, size.h, size.w, size.p, size.q)
     filters = _Filters(size.groups, channels, outputs, size.r * size.s, size.s, fprop=True)
-    return _Builder(images, filters, dtype).plan(vertical, horizontal, threads)
+    return _plan(images, filters, vertical, horizontal, dtype, threads)
 
 
 @lru_cache(maxsize=PLANS)
@@ -112,7 +80,7 @@ def dgrad_plan(size: Conv2dSize, dtype: str, threads: int) -> Plan:
     channels, outputs = size.k // size.groups, size.c // size.groups
     images = _Images(size.n, size.p, size.q, size.h, size.w)
     filters = _Filters(size.groups, channels, outputs, size.r * size.s, size.s, fprop=False)
-    plan = _Builder(images, filters, dtype).plan(vertical, horizontal, threads)
+    plan = _plan(images, filters, vertical, horizontal, dtype, threads)
     return replace(plan, zero_first=mostly_zero)
 
 
@@ -147,106 +115,201 @@ class _Filters:
         return 1, self.taps * self.outputs, self.outputs
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Groups, channels and outputs as the tiles see them.
+
+    A row of a tile is a pixel and its columns are outputs of one group, at best whole vectors of
+    them. Where a group has too few, the problem is turned into one that has more:
+
+    - depthwise (a channel and an output a group): the groups are the outputs of one group with one
+      channel; the tile multiplies vectors of a and b lane by lane;
+    - groups with few outputs: ``joined`` groups side by side are one, and its filters have zeros
+      where an output and a channel are of different ones;
+    - a single group with few outputs: ``block`` pixels side by side are one, with the outputs of
+      all (``phases.blocks``), and its filters have zeros where one of them does not read an input.
+
+    Of these at most one holds; else ``joined`` and ``block`` are 1.
+    """
+
+    groups: int
+    channels: int  # of a group
+    outputs: int  # of a group and pixel
+    depthwise: bool = False
+    joined: int = 1
+    block: int = 1
+
+    @property
+    def columns(self) -> int:
+        return self.block * self.outputs
+
+
+def _seen(filters: _Filters, horizontal: tuple[Phase, ...], shape: Shape) -> _Seen:
+    groups, channels, outputs = filters.groups, filters.channels, filters.outputs
+    if filters.depthwise:
+        return _Seen(1, 1, groups, depthwise=True)
+    if groups > 1:
+        count = joined(groups, outputs, shape.lanes)
+        return _Seen(groups // count, channels * count, outputs * count, joined=count)
+    block = _block(horizontal, outputs, shape) if horizontal else 1
+    return _Seen(1, channels, outputs, block=block)
+
+
+def _plan(
+    images: _Images,
+    filters: _Filters,
+    vertical: tuple[Phase, ...],
+    horizontal: tuple[Phase, ...],
+    dtype: str,
+    threads: int,
+) -> Plan:
+    shape = tile_shape(dtype)
+    seen = _seen(filters, horizontal, shape)
+    if seen.block > 1:
+        horizontal = (blocks(horizontal, images.out_w, seen.block),)
+    builder = _Builder(images, filters, seen, shape, dtype)
+    if seen.depthwise:
+        builder.pack(filters.taps, range(filters.taps))
+    for down in vertical:
+        for across in horizontal:
+            builder.add_phase(down, across)
+    return builder.plan(threads)
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """The tiles of a region, as ``tables.Region`` draws them."""
+
+    outer: Axis
+    middle: Axis
+    run: Axis
+    rows: int
+    lines: int
+
+    @property
+    def tiles_in_line(self) -> int:
+        return -(-self.run.count // (self.rows // self.lines))
+
+    @property
+    def tiles(self) -> int:
+        return self.outer.count * -(-self.middle.count // self.lines) * self.tiles_in_line
+
+    @property
+    def long(self) -> int:
+        """Tiles in a line that have all rows: one less in each other."""
+        if self.lines == 2:
+            return self.tiles_in_line
+        return self.run.count - self.tiles_in_line * (self.rows - 1)
+
+    @property
+    def short_rows(self) -> int:
+        return max(1, self.rows - 1)
+
+    def halves(self) -> tuple[Axis, int]:
+        """Return the axis along which the halves of a long tile's rows lie apart, and how far."""
+        return (self.middle, 1) if self.lines == 2 else (self.run, half_rows(self.rows))
+
+
 class _Builder:
     """Collects the tables of a plan."""
 
-    def __init__(self, images: _Images, filters: _Filters, dtype: str) -> None:
-        self.images, self.filters, self.dtype = images, filters, dtype
+    def __init__(
+        self, images: _Images, filters: _Filters, seen: _Seen, shape: Shape, dtype: str
+    ) -> None:
+        self.images, self.filters, self.seen = images, filters, seen
+        self.shape, self.dtype = shape, dtype
         self.itemsize = np.dtype(dtype).itemsize
-        self.shape = tile_shape(dtype)
-        self.kind = "channels" if filters.depthwise else "rows"
-        self.most_rows = self.shape.rows_beside if filters.depthwise else self.shape.rows
-        # A depthwise convolution is one group whose lanes are the groups.
-        self.groups = 1 if filters.depthwise else filters.groups
-        self.outputs = filters.groups if filters.depthwise else filters.outputs
-        self.channels, self.joined = filters.channels, 1
-        if self.groups > 1:
-            self.joined = joined(filters.groups, filters.outputs, self.shape.lanes)
-            self.groups //= self.joined
-            self.outputs *= self.joined
-            self.channels *= self.joined
         self.pixel = filters.groups * filters.channels * self.itemsize
         self.y_pixel = filters.groups * filters.outputs * self.itemsize
-        self.adjacent = self.groups == 1 and not filters.depthwise  # pixels, as a tile reads them
-        self.regions: list[tuple[int, ...]] = []
+        self.width = min(shape.width, _whole(seen.columns, shape.lanes))
+        self.k_tiles = -(-seen.columns // self.width)
+        self.last = seen.columns - (self.k_tiles - 1) * self.width  # columns of the last tile
+        self.last_width = _whole(self.last, shape.lanes)
+        self.regions: list[Region] = []
         self.taps: list[tuple[int, int]] = []
-        self.packs: list[tuple[int, ...]] = []
+        self.packs: list[Pack] = []
         self.filter_taps: list[int] = []
         self.packed = 0  # bytes, of one group
 
-    def plan(
-        self, vertical: tuple[Phase, ...], horizontal: tuple[Phase, ...], threads: int
-    ) -> Plan:
-        shape, filters, itemsize = self.shape, self.filters, self.itemsize
-        few = filters.groups == 1 and len(horizontal) > 0
-        self.block = _block(horizontal, self.outputs, shape) if few else 1
-        if self.block > 1:
-            horizontal = (blocks(horizontal, self.images.out_w, self.block),)
-        columns = self.block * self.outputs
-        self.width = min(shape.width, _whole(columns, shape.lanes))
-        self.k_tiles = -(-columns // self.width)
-        self.last = columns - (self.k_tiles - 1) * self.width
-        self.last_width = _whole(self.last, shape.lanes)
-        if filters.depthwise:
-            self._pack(filters.taps, range(filters.taps))
-        for down in vertical:
-            for across in horizontal:
-                self._add_phase(down, across)
-        regions = np.array(self.regions, REGION)
-        packs = np.array(self.packs, PACK)
+    def plan(self, threads: int) -> Plan:
+        """Return the plan of all that was added."""
+        seen, itemsize = self.seen, self.itemsize
+        packs = table(Pack, self.packs)
         packs["to"] += packs["group"] * self.packed
-        tiles = int(regions["tiles"].sum())
-        a_bytes = self.images.n * self.images.in_h * self.images.in_w * self.pixel // self.groups
-        tile_outer, parts, k_parts = _tasks(
-            tiles, self.k_tiles, self.packed, a_bytes, self.groups, threads
-        )
-        strides = filters.w_strides()
-        plain = self.block == self.joined == 1
-        transposes = filters.depthwise or (plain and strides[1] == 1)
-        facts = np.zeros(1, FACTS)
-        facts[0] = (
-            *(itemsize, self.groups, self.channels * itemsize, self.outputs * itemsize),
-            *(self.packed, self.width, self.k_tiles, tiles, parts, k_parts, tile_outer),
-            *(self.block, self.channels, self.outputs, *strides, transposes),
-            address(Transpose(shape.lanes, self.dtype)) if transposes else 0,
-            shape.lanes,
-            *(self.width * itemsize if filters.depthwise else 0, self.joined),
-        )
         return Plan(
-            facts,
-            regions,
+            table(Facts, [self._facts(threads)]),
+            table(Region, self.regions),
             np.array(self.taps, np.int64).reshape(-1, 2),
             packs,
             np.array(self.filter_taps, np.int64),
-            packed_shape=(self.packed * self.groups // itemsize,),
-            block=self.block,
+            packed_shape=(self.packed * seen.groups // itemsize,),
+            block=seen.block,
             width_bytes=self.width * itemsize,
-            zeros=np.zeros(shape.width, self.dtype),
+            zeros=np.zeros(self.shape.width, self.dtype),
         )
 
-    def _pack(self, taps: int, filter_taps: Iterable[int]) -> None:
+    def _facts(self, threads: int) -> Facts:
+        seen, itemsize, lanes, images = self.seen, self.itemsize, self.shape.lanes, self.images
+        tiles = sum(region.tiles for region in self.regions)
+        a_bytes = images.n * images.in_h * images.in_w * self.pixel // seen.groups
+        tile_outer, parts, k_parts = _tasks(
+            tiles, self.k_tiles, self.packed, a_bytes, seen.groups, threads
+        )
+        w_output, w_channel, w_tap = self.filters.w_strides()
+        plain = seen.block == seen.joined == 1
+        transposes = seen.depthwise or (plain and w_channel == 1)
+        return Facts(
+            itemsize=itemsize,
+            lanes=lanes,
+            groups=seen.groups,
+            a_group=seen.channels * itemsize,
+            b_group=self.packed,
+            y_group=seen.outputs * itemsize,
+            width=self.width,
+            k_tiles=self.k_tiles,
+            a_k=self.width * itemsize if seen.depthwise else 0,
+            tiles=tiles,
+            parts=parts,
+            k_parts=k_parts,
+            tile_outer=tile_outer,
+            channels=seen.channels,
+            outputs=seen.outputs,
+            block=seen.block,
+            joined=seen.joined,
+            w_output=w_output,
+            w_channel=w_channel,
+            w_tap=w_tap,
+            transposes=transposes,
+            transpose=address(Transpose(lanes, self.dtype)) if transposes else 0,
+        )
+
+    def pack(self, taps: int, filter_taps: Iterable[int]) -> None:
         """Have the filters of these taps packed, for every tile of columns and group."""
-        step = taps * self.channels * self.itemsize  # of one column
+        step = taps * self.seen.channels * self.itemsize  # of one column
         for k in range(self.k_tiles):
             last = k == self.k_tiles - 1
-            for group in range(self.groups):
+            for group in range(self.seen.groups):
                 self.packs.append(
-                    (
-                        *(self.packed + k * step * self.width, k * self.width),
-                        *(self.last_width if last else self.width,),
-                        *(self.last if last else self.width, group, len(self.filter_taps), taps),
+                    Pack(
+                        to=self.packed + k * step * self.width,
+                        first=k * self.width,
+                        columns=self.last if last else self.width,
+                        width=self.last_width if last else self.width,
+                        group=group,
+                        taps=len(self.filter_taps),
+                        tap_count=taps,
                     )
                 )
         self.filter_taps.extend(filter_taps)
         self.packed += step * ((self.k_tiles - 1) * self.width + self.last_width)
 
-    def _add_phase(self, down: Phase, across: Phase) -> None:
-        """Add the regions of a pair of phases."""
-        start, taps = self.packed, len(down.offsets) * len(across.offsets)
-        if self.filters.depthwise:
+    def add_phase(self, down: Phase, across: Phase) -> None:
+        """Add the regions of a pair of phases, and have its filters packed."""
+        if self.seen.depthwise:  # all filters are packed already, and few: all phases share them
             start, taps = 0, self.filters.taps
         else:
-            self._pack(
+            start, taps = self.packed, len(down.offsets) * len(across.offsets)
+            self.pack(
                 taps,
                 (
                     NONE if tap[j] == NONE else r * self.filters.width + tap[j]
@@ -255,7 +318,7 @@ class _Builder:
                     for tap in across.taps
                 ),
             )
-        k_bytes = taps * self.channels * self.width * self.itemsize
+        k_bytes = taps * self.seen.channels * self.width * self.itemsize
         for rows in down.runs(self.images.in_h):
             for cols in across.runs(self.images.in_w):
                 self._add_region(down, rows, across, cols, start, k_bytes)
@@ -267,25 +330,75 @@ class _Builder:
 
         Taps whose channels follow each other in memory are one.
         """
-        channels, width = self.channels, len(across.offsets)
+        seen, width = self.seen, len(across.offsets)
         places = [(v, h) for v in range(rows.lo, rows.hi) for h in range(cols.lo, cols.hi)]
         near = across.offsets[cols.lo : cols.hi]
-        steps = channels
-        if self.adjacent and near and near[-1] - near[0] == len(near) - 1:
+        steps = seen.channels
+        adjacent = seen.groups == 1 and not seen.depthwise  # a pixel's channels end at the next's
+        if adjacent and near and near[-1] - near[0] == len(near) - 1:
             places = [(v, h) for v, h in places if h == cols.lo]
             steps *= len(near)
         reads = []
         for v, h in places:
             tap = v * width + h
-            if self.filters.depthwise:
+            if seen.depthwise:
                 tap = down.taps[0][v] * self.filters.width + across.taps[0][h]
             a = (down.offsets[v] * self.images.in_w + across.offsets[h]) * self.pixel
-            reads.append((a, tap * channels * self.itemsize))
+            reads.append((a, tap * seen.channels * self.itemsize))
         return reads, steps
 
     def _add_region(
         self, down: Phase, rows: Run, across: Phase, cols: Run, b_first: int, k_bytes: int
     ) -> None:
+        grid = self._grid(down, rows, across, cols)
+        reads, steps = self._reads(down, rows, across, cols)
+        starts = []
+        for width in (self.width, self.last_width):
+            starts.append(len(self.taps))
+            self.taps.extend((a, b * width) for a, b in reads)
+        a_row, y_row = self.images.in_w * self.pixel, self.images.out_w * self.y_pixel
+        y_down = down.first + rows.first * down.step
+        y_across = across.first + cols.first * across.step
+        axis, half = grid.halves()
+        short_half = half_rows(grid.short_rows)
+        self.regions.append(
+            Region(
+                outer=grid.outer.count,
+                middle=grid.middle.count,
+                run=grid.run.count,
+                rows=grid.rows,
+                lines=grid.lines,
+                tiles_in_line=grid.tiles_in_line,
+                long=grid.long,
+                tiles=grid.tiles,
+                a_first=rows.first * down.in_step * a_row
+                + cols.first * across.in_step * self.pixel,
+                a_outer=grid.outer.a,
+                a_middle=grid.middle.a,
+                a_row=grid.run.a,
+                a_half=half * axis.a,
+                short_a_half=short_half * grid.run.a,
+                y_first=y_down * y_row + y_across * self.y_pixel,
+                y_outer=grid.outer.y,
+                y_middle=grid.middle.y,
+                y_row=grid.run.y,
+                y_half=half * axis.y,
+                short_y_half=short_half * grid.run.y,
+                columns=cols.outputs * self.seen.outputs,
+                taps=starts[0],
+                last_taps=starts[1],
+                tap_count=len(reads),
+                steps=steps,
+                b_first=b_first,
+                k_bytes=k_bytes,
+                tile=self._tile(grid.rows, self.width),
+                last_tile=self._tile(grid.rows, self.last),
+                short_tile=self._tile(grid.short_rows, self.width),
+                short_last_tile=self._tile(grid.short_rows, self.last),
+            )
+        )
+
+    def _grid(self, down: Phase, rows: Run, across: Phase, cols: Run) -> _Grid:
         images, pixel, y_pixel = self.images, self.pixel, self.y_pixel
         row, y_row = images.in_w * pixel, images.out_w * y_pixel
         axes = merged(
@@ -295,46 +408,21 @@ class _Builder:
                 Axis(images.n, images.in_h * row, images.out_h * y_row),
             )
         )
-        a_first = rows.first * down.in_step * row + cols.first * across.in_step * pixel
-        y_first = (down.first + rows.first * down.step) * y_row
-        y_first += (across.first + cols.first * across.step) * y_pixel
-        height, lines, run = _rows(axes, self.most_rows)
+        most = self.shape.rows_beside if self.seen.depthwise else self.shape.rows
+        height, lines, run = _rows(axes, most)
         others = [axis for axis in axes if axis is not run]
         others += [Axis(1, 0, 0)] * (2 - len(others))
         middle, outer = others
         if middle.count == 1:
             middle, outer = outer, middle
-        half = half_rows(height)
-        a_half, y_half = (middle.a, middle.y) if lines == 2 else (half * run.a, half * run.y)
-        reads, steps = self._reads(down, rows, across, cols)
-        starts = []
-        for width in (self.width, self.last_width):
-            starts.append(len(self.taps))
-            self.taps.extend((a, b * width) for a, b in reads)
-        tiles_in_line = -(-run.count // (height // lines))
-        long, short = tiles_in_line, max(1, height - 1)
-        if lines == 1:
-            long = run.count - tiles_in_line * (height - 1)
-        self.regions.append(
-            (
-                *(outer.count, middle.count, run.count, outer.a, middle.a, run.a, a_half, a_first),
-                *(outer.y, middle.y, run.y, y_half, y_first, cols.outputs * self.outputs),
-                *(b_first, *starts, len(reads), steps, height, lines, tiles_in_line),
-                outer.count * -(-middle.count // lines) * tiles_in_line,
-                self._tile(height, self.width),
-                self._tile(height, self.last),
-                *(k_bytes, long, self._tile(short, self.width), self._tile(short, self.last)),
-                *(half_rows(short) * run.a, half_rows(short) * run.y),
-            )
-        )
+        return _Grid(outer, middle, run, height, lines)
 
     def _tile(self, rows: int, columns: int) -> int:
-        shape = self.shape
-        partial = self.kind == "channels" and columns % shape.lanes != 0
+        """Return the machine code of a tile."""
+        shape, kind = self.shape, "channels" if self.seen.depthwise else "rows"
+        partial = self.seen.depthwise and columns % shape.lanes != 0
         vectors = -(-columns // shape.lanes)
-        return address(
-            Tile(self.kind, rows, vectors, shape.lanes, self.dtype, shape.fused, partial)
-        )
+        return address(Tile(kind, rows, vectors, shape.lanes, self.dtype, shape.fused, partial))
 
 
 def joined(groups: int, outputs: int, lanes: int) -> int:

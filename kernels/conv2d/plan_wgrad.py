@@ -8,62 +8,49 @@ which all of them meet the image. There are two ways to cut:
 - by region (``phases``): the pixels that have the same taps; those side by side in a region's row
   are one run of channels, which fills vectors better when there are few of them.
 
-And two ways round: rows of a tile, single numbers, are filters and its columns, vectors, are
-channels, or the other way ("by channel": few channels, many filters). The least estimated time
-decides. Of a depthwise convolution the rows are taps and the lanes channels. The pixels are
-added in ``parts``, whose number and bounds depend on the sizes alone; then the parts are added
-in order. All strides and offsets are in bytes.
+And two ways round. A tile takes single numbers of a, for its rows, and vectors of b, for its
+columns:
+
+- a is grad_y and b is x: rows are filters, columns channels or runs of (tap, channel) pairs;
+- "by channel", for few channels and many filters: a is x and b is grad_y, rows are (tap, channel)
+  pairs and columns filters. The sums are then transposed into grad_w.
+
+The least estimated time decides (``_way``). Of a depthwise convolution the rows are taps and the
+lanes channels. The pixels are added in parts, whose number and bounds depend on the sizes alone;
+then the parts are added in order. The words for how the work is cut (job, line, slice, part, chunk,
+task) are defined at ``cpu.tables.Job``. All strides and offsets are in bytes.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 
 from ..cpu.assemble import address
+from ..cpu.tables import Job, WgradFacts, table
 from ..cpu.tiles import Shape, Tile, tile_shape
 from . import Conv2dSize
 from .phases import Run, fprop_phases
-from .plan import PLANS, Axis, joined, l2_bytes, merged
+from .plan import PLANS, Axis, even, joined, l2_bytes, merged
 
-JOB = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            *("a_first", "b_first", "y_first", "a_step", "b_step", "steps", "taps", "tap_count"),
-            *("rows", "columns"),
-        )
-    ]
-)
-"""Sums of ``rows x columns`` over ``tap_count x steps`` pixels."""
-
-FACTS = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            *("itemsize", "groups", "a_group", "b_group", "y_group", "y_row", "sums", "lanes"),
-            *("vectors", "most_rows", "parts", "slices", "chunks", "by_channel", "by_tap"),
-            *("filters", "length", "a_row", "a_column", "joined", "channels"),
-        )
-    ]
-)
-
+_T = TypeVar("_T")
 TASKS = 16  # that there shall be at least, for any number of threads
 MOST_BY_CHANNEL = 64 << 10  # numbers: these sums are transposed one by one
 REGION_COST = 1.1  # of regions, beside one rectangle a tap: more and shorter runs
 IN_FLIGHT = 8  # multiply-adds that a core works on at a time
 WIDEST_BY_REGION = 16  # taps in a row: the regions grow with the square of it
 LEAST_STEPS = 4  # of a line of pixels that lie near each other
-PIECE = 64  # pixels of a line at most: some of them make a chunk
+LONGEST_LINE = 64  # pixels: some lines make a chunk
 
 
 @dataclass(frozen=True)
 class WgradPlan:
     """What the jitted loops need."""
 
-    facts: np.ndarray  # FACTS, one
-    jobs: np.ndarray  # JOB
+    facts: np.ndarray  # one of tables.WgradFacts
+    jobs: np.ndarray  # tables.Job
     taps: np.ndarray  # int64 pairs (bytes from a, bytes from b), one for each line of pixels
     tiles: np.ndarray  # int64 [partial, rows - 1, vectors - 1]: machine code
     sums_shape: tuple[int] | None  # None: one part, straight into grad_w
@@ -71,82 +58,145 @@ class WgradPlan:
     zeros: np.ndarray  # where sums begin
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Groups, filters and channels as the tiles see them, and how they take them.
+
+    - depthwise (a channel and a filter a group): the groups are the filters of one group with one
+      channel; the tile multiplies vectors of a and b lane by lane;
+    - groups with few channels: ``joined`` groups side by side are one, and of its sums those count
+      whose filter and channel are of the same one of them;
+    - else by tap or by region, by channel or not, as ``_way`` says.
+    """
+
+    groups: int
+    filters: int  # of a group
+    channels: int  # of a group
+    by_tap: bool
+    by_channel: bool
+    depthwise: bool = False
+    joined: int = 1
+
+    def a_and_b(self, grad_y: _T, x: _T) -> tuple[_T, _T]:
+        """Return what belongs to a, the rows of the sums, and to b, their columns."""
+        return (x, grad_y) if self.by_channel else (grad_y, x)
+
+
+def _seen(size: Conv2dSize, shape: Shape) -> _Seen:
+    groups, channels, filters = size.groups, size.c // size.groups, size.k // size.groups
+    if channels == filters == 1 < groups:
+        return _Seen(1, groups, 1, by_tap=False, by_channel=True, depthwise=True)
+    count = joined(groups, channels, shape.lanes)
+    if count > 1:
+        joint = groups // count, filters * count, channels * count
+        return _Seen(*joint, by_tap=True, by_channel=False, joined=count)
+    return _Seen(groups, filters, channels, *_way(size, shape))
+
+
 @lru_cache(maxsize=PLANS)
 def wgrad_plan(size: Conv2dSize, dtype: str) -> WgradPlan:
     """Return the plan of wgrad."""
     item, shape = np.dtype(dtype).itemsize, tile_shape(dtype)
-    groups, channels, filters = size.groups, size.c // size.groups, size.k // size.groups
-    depthwise = channels == filters == 1 < groups
-    together = 1  # groups computed as one, of whose sums those of a filter's own group count
-    if depthwise:
-        groups, filters = 1, size.k
-        by_tap, by_channel = False, True
-    elif (together := joined(groups, channels, shape.lanes)) > 1:
-        groups, filters, channels = groups // together, filters * together, channels * together
-        by_tap, by_channel = True, False
-    else:
-        by_tap, by_channel = _way(size, shape)
-    length = size.r * size.s * channels
-    filter_row = -(-filters // shape.lanes) * shape.lanes * item  # of sums by channel
-    jobs: list[tuple[int, ...]] = []
-    tables = [np.zeros((0, 2), np.int64)]  # of lines of pixels
-    known: dict[tuple[Axis, ...], list[tuple[int, ...]]] = {}
-    for rows, r_taps, cols, s_taps in _rectangles(size, by_tap):
-        y_pixel, x_pixel = size.k * item, size.c * item
-        y_row, x_row = size.q * y_pixel, size.w * x_pixel
+    seen = _seen(size, shape)
+    length = size.r * size.s * seen.channels
+    y_row = length * item  # of the sums, whose rows are filters
+    if seen.by_channel:  # or (tap, channel) pairs, with filters in whole vectors
+        y_row = -(-seen.filters // shape.lanes) * shape.lanes * item
+    jobs, lines = _jobs(size, seen, item, y_row)
+    whole = not seen.depthwise and not (jobs["columns"] % shape.lanes).any()
+    most_rows = shape.rows if whole else shape.rows_beside
+    sums = y_row * (length if seen.by_channel else seen.filters)
+    row_tiles = 1 if seen.by_channel else -(-seen.filters // most_rows)
+    slices, parts, chunks = _shares(size, seen, item, sums, row_tiles)
+    a_group, b_group = seen.a_and_b(seen.filters * item, seen.channels * item)
+    facts = WgradFacts(
+        itemsize=item,
+        lanes=shape.lanes,
+        groups=seen.groups,
+        a_group=a_group,
+        b_group=b_group,
+        y_group=sums,
+        vectors=shape.vectors,
+        most_rows=most_rows,
+        a_row=size.dilation_w * size.c * item if seen.depthwise else item,
+        a_column=item if seen.depthwise else 0,
+        y_row=y_row,
+        parts=parts,
+        slices=slices,
+        chunks=chunks,
+        y_part=sums * seen.groups,
+        filters=seen.filters,
+        channels=seen.channels,
+        length=length,
+        joined=seen.joined,
+        by_channel=seen.by_channel,
+        by_tap=seen.by_tap,
+    )
+    straight = parts == seen.joined == 1 and not seen.by_channel
+    return WgradPlan(
+        table(WgradFacts, [facts]),
+        jobs,
+        lines,
+        _tiles("channels" if seen.depthwise else "columns", jobs, dtype, slices, most_rows),
+        None if straight else (parts * sums * seen.groups // item,),
+        seen.by_channel,
+        np.zeros(shape.width, dtype),
+    )
+
+
+def _jobs(size: Conv2dSize, seen: _Seen, item: int, y_row: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the table of jobs and that of the lines of pixels that they run over."""
+    grad_pixel, x_pixel = size.k * item, size.c * item
+    grad_row, x_row = size.q * grad_pixel, size.w * x_pixel
+    jobs: list[Job] = []
+    tables = [np.zeros((0, 2), np.int64)]
+    known: dict[tuple[Axis, ...], list[tuple[int, _Lines]]] = {}  # equal rectangles share lines
+    for rows, r_taps, cols, s_taps in _rectangles(size, seen.by_tap):
         axes = (
-            Axis(cols.count, y_pixel, size.stride_w * x_pixel),
-            Axis(rows.count, y_row, size.stride_h * x_row),
-            Axis(size.n, size.p * y_row, size.h * x_row),
+            Axis(cols.count, grad_pixel, size.stride_w * x_pixel),
+            Axis(rows.count, grad_row, size.stride_h * x_row),
+            Axis(size.n, size.p * grad_row, size.h * x_row),
         )
         if axes not in known:
             known[axes] = []
-            for steps, y_step, x_step, lines in _lines(axes):
-                start = sum(map(len, tables))
-                known[axes].append((steps, y_step, x_step, start, len(lines)))
-                tables.append(lines[:, ::-1] if by_channel else lines)
-        for steps, y_step, x_step, start, count in known[axes]:
+            for lines in _lines(axes):
+                known[axes].append((sum(map(len, tables)), lines))
+                tables.append(np.stack(seen.a_and_b(lines.grad_y, lines.x), axis=1))
+        grad_first = rows.first * grad_row + cols.first * grad_pixel
+        j = cols.first * size.stride_w + s_taps[0] * size.dilation_w - size.pad_left
+        for first_line, lines in known[axes]:
+            a_step, b_step = seen.a_and_b(lines.grad_step, lines.x_step)
             for r in r_taps:
-                y = rows.first * y_row + cols.first * y_pixel
                 i = rows.first * size.stride_h + r * size.dilation_h - size.pad_top
-                j = cols.first * size.stride_w + s_taps[0] * size.dilation_w - size.pad_left
-                x = i * x_row + j * x_pixel
-                place, run = (r * size.s + s_taps[0]) * channels, len(s_taps) * channels
-                pixels = (steps, start, count)
-                if by_channel:
-                    jobs.append((x, y, place * filter_row, x_step, y_step, *pixels, run, filters))
-                else:
-                    jobs.append((y, x, place * item, y_step, x_step, *pixels, filters, run))
-    table = np.array(jobs, JOB)
-    whole = not depthwise and not (table["columns"] % shape.lanes).any()
-    most_rows = shape.rows if whole else shape.rows_beside
-    sums = length * filter_row if by_channel else filters * length * item
-    x_bytes = size.n * size.p * size.q * channels * item
-    x_bytes = min(size.n * size.h * size.w * channels * item, x_bytes * size.r * size.s)
-    row_tiles = 1 if by_channel else -(-filters // most_rows)
-    slices, parts = _split(row_tiles, sums, x_bytes, groups, size.n * size.p)
-    read_bytes = x_bytes + size.n * size.p * size.q * filters * item
-    chunks = -(-read_bytes // (l2_bytes() // 2 * parts))
-    strides = (filters * item, channels * item)
-    facts = np.zeros(1, FACTS)
-    facts[0] = (
-        *(item, groups, *(strides[::-1] if by_channel else strides), sums),
-        *(filter_row if by_channel else length * item, sums * groups, shape.lanes),
-        *(shape.vectors, most_rows, parts, slices, chunks, by_channel, by_tap),
-        *(filters, length),
-        *((size.dilation_w * size.c * item, 1) if depthwise else (item, 0)),
-        *(together, channels),
-    )
-    straight = parts == together == 1 and not by_channel
-    return WgradPlan(
-        facts,
-        table,
-        np.ascontiguousarray(np.concatenate(tables)),
-        _tiles("channels" if depthwise else "columns", table, dtype, slices, most_rows),
-        None if straight else (parts * sums * groups // item,),
-        by_channel,
-        np.zeros(shape.width, dtype),
-    )
+                a_first, b_first = seen.a_and_b(grad_first, i * x_row + j * x_pixel)
+                pair = (r * size.s + s_taps[0]) * seen.channels  # the first (tap, channel)
+                row_count, columns = seen.a_and_b(seen.filters, len(s_taps) * seen.channels)
+                jobs.append(
+                    Job(
+                        rows=row_count,
+                        columns=columns,
+                        first_line=first_line,
+                        line_count=len(lines.x),
+                        steps=lines.steps,
+                        a_first=a_first,
+                        a_step=a_step,
+                        b_first=b_first,
+                        b_step=b_step,
+                        y_first=pair * (y_row if seen.by_channel else item),
+                    )
+                )
+    return table(Job, jobs), np.ascontiguousarray(np.concatenate(tables))
+
+
+def _shares(
+    size: Conv2dSize, seen: _Seen, item: int, sums: int, row_tiles: int
+) -> tuple[int, int, int]:
+    """Return into how many slices, parts, and chunks of a part the work is cut (``tables.Job``)."""
+    grad_bytes = size.n * size.p * size.q * seen.filters * item
+    reads = size.n * size.p * size.q * seen.channels * item  # of x by one tap
+    x_bytes = min(size.n * size.h * size.w * seen.channels * item, reads * size.r * size.s)
+    slices, parts = _split(row_tiles, sums, x_bytes, seen.groups, size.n * size.p)
+    return slices, parts, -(-(x_bytes + grad_bytes) // (l2_bytes() // 2 * parts))
 
 
 def _way(size: Conv2dSize, shape: Shape) -> tuple[bool, bool]:
@@ -190,7 +240,11 @@ def pieces(count: int, most: int) -> list[int]:
 
 
 def _rectangles(size: Conv2dSize, by_tap: bool) -> Iterator[tuple[Run, range, Run, range]]:
-    """Yield (rows of pixels, vertical taps, columns of pixels, horizontal taps side by side)."""
+    """Yield (rows of pixels, vertical taps, columns of pixels, horizontal taps side by side).
+
+    These rows and columns, in all images, are a rectangle of y's pixels: all of the taps meet x
+    there.
+    """
     (down,) = fprop_phases(size.p, size.r, size.stride_h, size.pad_top, size.dilation_h)
     (across,) = fprop_phases(size.q, size.s, size.stride_w, size.pad_left, size.dilation_w)
     if not by_tap:
@@ -225,15 +279,26 @@ def _split(row_tiles: int, sums: int, x_bytes: int, groups: int, lines: int) -> 
     return min(choices)[1:]
 
 
-def _lines(axes: tuple[Axis, ...]) -> list[tuple[int, int, int, np.ndarray]]:
-    """Return (steps, strides of both, lines) that cover all pixels of a rectangle, each once.
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """Lines of ``steps`` pixels each, at equal distances in grad_y and in x."""
+
+    steps: int
+    grad_step: int
+    x_step: int
+    grad_y: np.ndarray  # int64: where they begin, in the order of memory
+    x: np.ndarray
+
+
+def _lines(axes: tuple[Axis, ...]) -> list[_Lines]:
+    """Return lines that cover all pixels of a rectangle, each once. (Axes of grad_y, x as a, y.)
 
     The steps run along the image's row or column where it is long enough, else along the longest
-    axis; a long axis is cut into pieces, so that a chunk can be some of them. The lines are where
-    they begin, int64 (lines, 2), in the order of memory.
+    axis; a long axis is cut, so that a chunk can be some of its lines.
     """
     if not min(axis.count for axis in axes):
-        return [(0, 0, 0, np.zeros((0, 2), np.int64))]
+        nowhere = np.zeros(0, np.int64)
+        return [_Lines(0, 0, 0, nowhere, nowhere)]
     axes = merged(axes)
     near = [axis for axis in axes[:2] if axis.count >= LEAST_STEPS]
     run = near[0] if near else max(axes, key=lambda axis: axis.count)
@@ -241,13 +306,14 @@ def _lines(axes: tuple[Axis, ...]) -> list[tuple[int, int, int, np.ndarray]]:
     for axis in axes:
         if axis is not run:
             lines = _along(axis, range(axis.count), lines)
-    piece = -(-run.count // -(-run.count // PIECE))
-    whole, rest = divmod(run.count, piece)
+    length = even(run.count, LONGEST_LINE)
+    whole, rest = divmod(run.count, length)
     found = []
-    for steps, starts in ((piece, range(0, whole * piece, piece)), (rest, [whole * piece])):
+    for steps, starts in ((length, range(0, whole * length, length)), (rest, [whole * length])):
         if steps:
             cut = _along(run, starts, lines)
-            found.append((steps, run.a, run.y, cut[np.argsort(cut[:, 0], kind="stable")]))
+            cut = cut[np.argsort(cut[:, 0], kind="stable")]
+            found.append(_Lines(steps, run.a, run.y, cut[:, 0], cut[:, 1]))
     return found
 
 
@@ -263,8 +329,8 @@ def _tiles(kind: str, jobs: np.ndarray, dtype: str, slices: int, most: int) -> n
     found = np.zeros((2, shape.rows, shape.vectors), np.int64)
     for rows, columns in {(int(job["rows"]), int(job["columns"])) for job in jobs}:
         widths = {min(shape.width, columns - at) for at in range(0, columns, shape.width)}
-        for part in range(slices):
-            own = rows * (part + 1) // slices - rows * part // slices
+        for number in range(slices):
+            own = rows * (number + 1) // slices - rows * number // slices
             for row in set(pieces(own, most)):
                 for width in widths:
                     partial, vectors = width % shape.lanes != 0, -(-width // shape.lanes)

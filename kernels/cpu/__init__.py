@@ -29,6 +29,7 @@ Convolution and matrix products, from the outside in:
 
 - ``correlate``: the loops of fprop and dgrad over tiles, which ``conv2d.plan`` lays out;
 - ``accumulate``: those of wgrad, which ``conv2d.plan_wgrad`` lays out;
+- ``tables``: what these loops read, and the words for how the work is cut;
 - ``tiles``: the innermost loops, register tiles, as LLVM IR;
 - ``assemble``: from that IR to machine code.
 """

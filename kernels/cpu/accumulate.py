@@ -1,7 +1,7 @@
-"""The loops of wgrad over its jobs (``conv2d.plan_wgrad``), on all threads.
+"""The loops of wgrad over its jobs, which ``conv2d.plan_wgrad`` lays out, on all threads.
 
-A task adds one part of the pixels to the sums of one slice of the filters, chunk by chunk: what
-the jobs read of a chunk stays in the second cache. The plan fixes the order of the additions.
+A task adds one part of the pixels to the sums of one slice of the rows, chunk by chunk. What jobs,
+lines, slices, parts and chunks are, ``tables.Job`` says. The plan fixes the order of the additions.
 """
 
 import numpy as np
@@ -21,45 +21,45 @@ def accumulate(a, b, sums, zeros, facts, jobs, taps, tiles):
     fact = facts[0]
     chunks = fact.parts * fact.chunks
     for task in prange(fact.groups * fact.parts * fact.slices):
-        rest, piece = np.int64(task) // fact.slices, np.int64(task) % fact.slices
+        rest, of_slice = np.int64(task) // fact.slices, np.int64(task) % fact.slices
         group, part = rest // fact.parts, rest % fact.parts
-        y = address(sums) + part * fact.sums + group * fact.y_group
+        y = address(sums) + part * fact.y_part + group * fact.y_group
         if not fact.by_tap:
-            first = fact.filters * piece // fact.slices
-            end = fact.filters * (piece + 1) // fact.slices
-            if fact.by_channel:
+            first = fact.filters * of_slice // fact.slices
+            end = fact.filters * (of_slice + 1) // fact.slices
+            if fact.by_channel:  # in one slice
                 first, end = 0, fact.length
             zero_bytes(y + first * fact.y_row, (end - first) * fact.y_row)
         a_group = address(a) + group * fact.a_group
         b_group = address(b) + group * fact.b_group
         for chunk in range(part * fact.chunks, (part + 1) * fact.chunks):
-            # Of the first chunk, the tap of a job begins its sums: they start at zero.
-            begin = fact.by_tap and chunk == part * fact.chunks
-            last_taps = -1
+            # By tap, the first job of a tap writes its sums, in the first chunk, and others add.
+            writes = fact.by_tap and chunk == part * fact.chunks
+            before = -1  # where the sums of the job before are
             for i in range(len(jobs)):
                 job = jobs[i]
-                first = job.tap_count * chunk // chunks
-                end = job.tap_count * (chunk + 1) // chunks
-                starts = begin and job.y_first != last_taps
-                last_taps = job.y_first
+                first = job.line_count * chunk // chunks
+                end = job.line_count * (chunk + 1) // chunks
+                starts = writes and job.y_first != before
+                before = job.y_first
                 if first < end or starts:
-                    table = address(taps) + 16 * (job.taps + first)
+                    lines = address(taps) + 16 * (job.first_line + first)
                     start = address(zeros) if starts else 0
-                    _add(a_group, b_group, y, start, fact, job, table, end - first, tiles, piece)
+                    _add(a_group, b_group, y, start, fact, job, lines, end - first, tiles, of_slice)
 
 
 @jit
-def _add(a, b, y, start, fact, job, table, tap_count, tiles, piece):
+def _add(a, b, y, start, fact, job, lines, line_count, tiles, of_slice):
     """Add the products of some lines of pixels to the sums of a slice, tile by tile.
 
     The sums begin at ``start``, zeros; or, where that is 0, at what they are.
     """
     item, width, y_row = fact.itemsize, fact.vectors * fact.lanes, fact.y_row
-    top, bottom = job.rows * piece // fact.slices, job.rows * (piece + 1) // fact.slices
+    top, bottom = job.rows * of_slice // fact.slices, job.rows * (of_slice + 1) // fact.slices
     count = -(-(bottom - top) // fact.most_rows)
     a_first, b_first, y_first = a + job.a_first, b + job.b_first, y + job.y_first
     a_step, b_step, steps, lanes = job.a_step, job.b_step, job.steps, fact.lanes
-    job_columns, a_row, a_column = job.columns, fact.a_row, fact.a_column * item
+    job_columns, a_row, a_column = job.columns, fact.a_row, fact.a_column
     for column in range(0, job_columns, width):
         columns = min(width, job_columns - column)
         vectors, partial = -(-columns // lanes), int(columns % lanes != 0)
@@ -68,17 +68,17 @@ def _add(a, b, y, start, fact, job, table, tap_count, tiles, piece):
             rows = top + (bottom - top) * (i + 1) // count - row
             half = _half_rows(rows)
             place = y_first + row * y_row + column * item
-            following = rows * y_row if i + 1 < count else (top - row) * y_row + width * item
+            y_ahead = rows * y_row if i + 1 < count else (top - row) * y_row + width * item
             call_tile(
                 tiles[partial, rows - 1, vectors - 1],
-                a_first + row * a_row + a_column * column,
+                a_first + row * a_row + column * a_column,
                 b_first + column * item,
                 place,
-                table,
-                tap_count,
+                lines,
+                line_count,
                 steps,
                 a_row,
-                half * a_row if a_column else following,
+                half * a_row if a_column else y_ahead,
                 a_step,
                 b_step,
                 y_row,
@@ -101,7 +101,7 @@ def add_parts(sums, grad_w, facts):
         start = address(sums) + group * fact.y_group
         out = grad_w[k * length : (k + 1) * length]
         for part in range(fact.parts):
-            place = start + part * fact.sums
+            place = start + part * fact.y_part
             if fact.by_channel:
                 _add_every(place + own * fact.itemsize, fact.y_row // fact.itemsize, part, out)
             elif fact.joined == 1:

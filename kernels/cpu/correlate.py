@@ -1,7 +1,8 @@
-"""The loops that walk the tiles of a correlation (``conv2d.plan``), on all threads.
+"""The loops that walk the tiles of a correlation, which ``conv2d.plan`` lays out, on all threads.
 
-The tasks write different outputs, or the same numbers to the same outputs, and the sum of an
-output is one chain in one order: no bit depends on who takes which.
+``tables.Region`` draws what lines, long and short tiles and tiles of two lines are. The tasks write
+different outputs, or the same numbers to the same outputs, and the sum of an output is one chain in
+one order: no bit depends on who takes which.
 """
 
 import numpy as np
@@ -48,7 +49,11 @@ def correlate(x, start, start_step, y, packed, facts, regions, taps):
 
 @jit
 def _walk(a, b, to, start, start_step, fact, regions, taps, first, end, k, k_end):
-    """Compute tiles ``first`` to ``end``, numbered through all regions, of columns k to k_end."""
+    """Compute tiles ``first`` to ``end``, numbered through all regions, for columns k to k_end.
+
+    The tile numbered tile in a region is the one at ``place`` of its line, which is line ``middle``
+    of ``outer``; k counts tiles of columns. a, b, to (y) and start are addresses for the group.
+    """
     before, table = 0, address(taps)
     last_k, width, width_bytes = fact.k_tiles - 1, fact.width, fact.width * fact.itemsize
     a_k = fact.a_k
@@ -59,32 +64,25 @@ def _walk(a, b, to, start, start_step, fact, regions, taps, first, end, k, k_end
         if tile >= stop:
             continue
         # Locals: the compiler must believe that a tile overwrites the tables.
-        in_line, lines_of_tile = region.tiles_in_line, region.lines
-        pixels, lines = region.rows // lines_of_tile, -(-region.middle // lines_of_tile)
-        last_line, long = region.middle - lines_of_tile, region.long
-        a_outer, a_middle, a_row, a_half = (
-            *(region.a_outer, region.a_middle),
-            *(region.a_row, region.a_half),
-        )
-        y_outer, y_middle, y_row, y_half = (
-            *(region.y_outer, region.y_middle),
-            *(region.y_row, region.y_half),
-        )
-        a_first, y_first, b_first = a + region.a_first, to + region.y_first, b + region.b_first
-        tap_count, steps, columns, k_bytes = (
-            *(region.tap_count, region.steps),
-            *(region.columns, region.k_bytes),
-        )
-        a_step = region.rows * a_row // max(steps, 1)
+        lines_of_tile, in_line, long = region.lines, region.tiles_in_line, region.long
+        pixels = region.rows // lines_of_tile  # of each of its lines
+        last_line = region.middle - lines_of_tile  # that a tile may begin with
+        middles = -(-region.middle // lines_of_tile)  # tiles along the middle axis
+        a_first, a_outer, a_middle = a + region.a_first, region.a_outer, region.a_middle
+        y_first, y_outer, y_middle = to + region.y_first, region.y_outer, region.y_middle
+        a_row, a_half, short_a_half = region.a_row, region.a_half, region.short_a_half
+        y_row, y_half, short_y_half = region.y_row, region.y_half, region.short_y_half
         code, last_code = region.tile, region.last_tile
         short_code, short_last_code = region.short_tile, region.short_last_tile
-        short_a_half, short_y_half = region.short_a_half, region.short_y_half
         places, last_places = table + 16 * region.taps, table + 16 * region.last_taps
+        tap_count, steps, columns = region.tap_count, region.steps, region.columns
+        b_first, k_bytes = b + region.b_first, region.k_bytes
+        a_ahead = region.rows * a_row // max(steps, 1)  # a step, to the next tile after all
         line, place = tile // in_line, tile % in_line
-        outer, middle = line // lines, line % lines
+        outer, middle = line // middles, line % middles
         for _ in range(tile, stop):
-            row = min(middle * lines_of_tile, last_line)  # the last pair may overlap that before
-            pixel = place * pixels - max(place - long, 0)
+            row = min(middle * lines_of_tile, last_line)  # the last may repeat a line
+            pixel = place * pixels - max(place - long, 0)  # short tiles have one less
             a_tile = a_first + outer * a_outer + row * a_middle + pixel * a_row
             y_tile = y_first + outer * y_outer + row * y_middle + pixel * y_row
             tile_code, tile_last_code = code, last_code
@@ -104,7 +102,7 @@ def _walk(a, b, to, start, start_step, fact, regions, taps, first, end, k, k_end
                     steps,
                     a_row,
                     tile_a_half,
-                    a_step,
+                    a_ahead,
                     0,
                     y_row,
                     tile_y_half,
@@ -115,7 +113,7 @@ def _walk(a, b, to, start, start_step, fact, regions, taps, first, end, k, k_end
             place += 1
             if place == in_line:
                 place, middle = 0, middle + 1
-                if middle == lines:
+                if middle == middles:
                     middle, outer = 0, outer + 1
 
 
