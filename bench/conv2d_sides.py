@@ -10,7 +10,7 @@ from convolt.kernels.arrays import Array
 from convolt.kernels.backend import array_module, use_backend
 from convolt.kernels.conv2d import Conv2dSize
 
-from .measure import normal, require_torch, to_host
+from .measure import normal, require_torch, to_host, to_torch
 from .problems import Problem
 
 VERBS = ("fprop", "dgrad", "wgrad")
@@ -71,7 +71,7 @@ def prepare_torch(verb: str, problem: Problem, first: Array, second: Array) -> C
     """Prepare a call of PyTorch on views of the same memory, which it calls channels_last."""
     torch = require_torch()
     size = problem.size
-    a, b = (torch.from_dlpack(array).permute(0, 3, 1, 2) for array in (first, second))
+    a, b = (to_torch(torch, array).permute(0, 3, 1, 2) for array in (first, second))
 
     def like(shape: tuple[int, ...]) -> Any:  # an operand of which only the shape is read
         n, h, w, c = shape

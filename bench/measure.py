@@ -26,6 +26,7 @@ import numpy as np
 
 from convolt.kernels.backend import NAMES, current_backend, use_backend
 from convolt.kernels.cpu import memory
+from convolt.kernels.precision import current_precision
 
 Item = TypeVar("Item")
 
@@ -98,6 +99,13 @@ def to_host(array: Any) -> np.ndarray:
     return array if isinstance(array, np.ndarray) else array.cpu().numpy()
 
 
+def to_torch(torch: Any, array: Any) -> Any:
+    """Return PyTorch's view of the memory of a NumPy or CuPy array."""
+    if array.dtype.name == "bfloat16":  # which not every DLPack knows
+        return torch.from_dlpack(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_dlpack(array)
+
+
 def ratio(ours_s: float, peer_s: float | None) -> float | None:
     """Return how many times faster than the peer we are; None without a peer."""
     return None if peer_s is None else peer_s / ours_s
@@ -127,10 +135,10 @@ class Unfit(Exception):
     """A benchmark cannot run here, or its two sides do not agree; the message says why."""
 
 
-def common_arguments(parser: argparse.ArgumentParser) -> None:
+def common_arguments(parser: argparse.ArgumentParser, dtypes: Iterable[str] = UNIT) -> None:
     """Add the options that every benchmark has."""
     parser.add_argument("--backend", choices=NAMES, help="of convolt; its default if left out")
-    parser.add_argument("--dtype", choices=UNIT, default="float32")
+    parser.add_argument("--dtype", choices=list(dtypes), default="float32")
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="also write FILE: .json, or .csv of the rows"
@@ -223,7 +231,10 @@ def require_torch() -> Any:
     if current_backend() == "cuda":
         if not torch.cuda.is_available():
             raise Unfit(f"--peer torch: PyTorch {torch.__version__} finds no usable GPU")
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        precision = current_precision()
+        torch.backends.cudnn.conv.fp32_precision = "ieee" if precision == "ieee" else "tf32"
+        linear = "tf32" if precision in ("tf32", "bf16") else "ieee"
+        torch.backends.cuda.matmul.fp32_precision = linear
         torch.backends.cudnn.benchmark = True  # it tries its algorithms, and keeps the best
     return torch
 

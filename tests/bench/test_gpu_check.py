@@ -364,12 +364,16 @@ import json, sys
 sys.path[:0] = ["tests", "."]
 import pytest
 import host_cupy
-from bench import conv2d, measure, problems, roofline, training_step
+from bench import conv2d, conv2d_gpu, gpu, problems, roofline, training_step
 from convolt import use_backend
-measure._queued_s = measure._each_s  # there are no events that tell the time
+gpu.free_bytes = lambda: 1 << 30
 with pytest.MonkeyPatch.context() as patch, host_cupy.installed(patch), use_backend("cuda"):
-    problem = problems.problems("lenet5", 1)[0]
-    rows = [conv2d.measure(problem, verb, None, "float32", 1) for verb in conv2d.VERBS]
+    problem, ceilings = problems.problems("lenet5", 1)[0], gpu.gpu()
+    rows = [
+        conv2d_gpu.measure(problem, verb, None, dtype, 1, ceilings)
+        for verb in conv2d.VERBS
+        for dtype in ("float32", "bfloat16")
+    ]
     on = roofline.Operands(512, "float32")
     for prepare in roofline.OPS.values():
         call = prepare(on)
@@ -393,5 +397,5 @@ def test_benchmarks_take_cupy_arrays(repository):
     )
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
-    assert found["verbs"] == ["fprop", "dgrad", "wgrad"]
+    assert found["verbs"] == ["fprop"] * 2 + ["dgrad"] * 2 + ["wgrad"] * 2
     assert 2 < found["loss"] < 3  # about log 10
