@@ -60,6 +60,7 @@ def _add(a, b, y, start, fact, job, lines, line_count, tiles, of_slice):
     a_first, b_first, y_first = a + job.a_first, b + job.b_first, y + job.y_first
     a_step, b_step, steps, lanes = job.a_step, job.b_step, job.steps, fact.lanes
     job_columns, a_row, a_column = job.columns, fact.a_row, fact.a_column
+    depthwise = a_column != 0
     for column in range(0, job_columns, width):
         columns = min(width, job_columns - column)
         vectors, partial = -(-columns // lanes), int(columns % lanes != 0)
@@ -78,7 +79,7 @@ def _add(a, b, y, start, fact, job, lines, line_count, tiles, of_slice):
                 line_count,
                 steps,
                 a_row,
-                half * a_row if a_column else y_ahead,
+                half * a_row if depthwise else y_ahead,  # a_half of channels, y_ahead of columns
                 a_step,
                 b_step,
                 y_row,

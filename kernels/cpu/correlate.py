@@ -102,7 +102,7 @@ def _walk(a, b, to, start, start_step, fact, regions, taps, first, end, k, k_end
                     steps,
                     a_row,
                     tile_a_half,
-                    a_ahead,
+                    a_ahead,  # (of channels, a_step: there is one step)
                     0,
                     y_row,
                     tile_y_half,

@@ -53,7 +53,16 @@ def parallel_jit(function: Callable | None = None, *, worth_bytes: int = WORTH_B
 
 
 def _of_a_part(function: Callable) -> Callable:
-    """Return ``function`` with two more arguments, the number of a part of its loop and of all."""
+    """Return ``function`` with two more arguments, the number of a part of its loop and of all.
+
+    Its syntax tree is rewritten, ``prange(n)`` to ``_range_of_part(n, _part, _parts)``, so that a
+    kernel is written as one plain loop, and what stands before that is shared by the turns of a
+    part. Numba's own way, ``parallel=True``, compiles more, fuses loops and brings its own threads
+    (docs/design.md, "Threads" and "Parallel loops").
+
+    The new function must have the module's globals, not a copy: it may call what is defined
+    further down. So the one name that it needs besides is put there.
+    """
     definition = _definition(function)
     ranges = _pranges(definition)
     last = definition.body[-1]

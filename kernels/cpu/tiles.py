@@ -5,7 +5,7 @@ A tile of M rows and V vectors of L lanes computes
     y[m, :] = start[m, :] + sum over taps t, over j < steps of a[t, j, m] * b[t, j, :]
 
 with one broadcast number a and V vectors b a step; the M * V sums stay in vector registers. All
-strides are in bytes, every address is the caller's to keep alive, and nothing but the first
+distances are in bytes, every address is the caller's to keep alive, and nothing but the first
 ``columns`` numbers of a row of y is written. Each sum runs over t and j in order, in one chain
 of fused multiply-adds, so that its bits depend neither on the tile nor on who computes it.
 
@@ -50,19 +50,32 @@ from .machine import cpu_features, vector_bytes, vector_registers
 
 ELEMENTS = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
 
-PARAMETERS = (
-    *("a", "b", "y", "taps", "tap_count", "steps"),
-    *("a_row", "a_half", "a_step", "b_step", "y_row", "y_half"),
-    *("columns", "start", "start_row"),
-)
-"""Of every tile, all int64.
+PARAMETER_COUNT = 15
 
-taps: address of tap_count pairs (bytes from a, bytes from b). a_step: of columns, how far a moves;
-of rows, how far the place moves that is asked into the cache for the next tile, which begins
-``steps`` such steps further. a_half, y_half: from the first row to the first of the second half
-of the rows, which need not follow the first half; of columns, a_half is from y to that of the
-next tile. start, start_row: where the sums begin; a stride of 0 repeats one row (the bias).
-"""
+
+def parameters(kind: str) -> tuple[str, ...]:
+    """Return the names of what a tile takes, all int64.
+
+    - a, b, y: where the first row or step of each begins. a_row, y_row: from row to row.
+    - a_half, y_half: from the first row to the first of the second half of the rows, which need not
+      follow the first half. (The rows of a "columns" tile are neighbours in a: it has no a_half.)
+    - taps: address of tap_count pairs (bytes from a, bytes from b); each is followed for steps.
+    - a_step, b_step: from step to step. (A "rows" tile knows them.)
+    - columns: of y, at most V * L.
+    - start, start_row: where the sums begin; a stride of 0 repeats one row (the bias).
+
+    And what it has fetched into the caches for the next tile:
+
+    - a_ahead, of "rows": in step j of a tap, what is ``(steps + j) * a_ahead`` from its first a.
+    - y_ahead, of "columns": the rows of y that are y_ahead from those of this tile.
+    """
+    return (
+        *("a", "b", "y", "taps", "tap_count", "steps", "a_row"),
+        "y_ahead" if kind == "columns" else "a_half",
+        "a_ahead" if kind == "rows" else "a_step",
+        *("b_step", "y_row", "y_half", "columns", "start", "start_row"),
+    )
+
 
 PREFETCH_STEPS = 8  # of packed b: it comes from L2
 ROWS_THAT_HIDE_PREFETCHES = 8  # with fewer, loads and not multiply-adds bound a step
@@ -122,8 +135,8 @@ class Tile:
 
     def module(self) -> ir.Module:
         """Return the LLVM module with the one function of this tile."""
-        result, function = _module(self.name, len(PARAMETERS))
-        for argument, name in zip(function.args, PARAMETERS, strict=True):
+        result, function = _module(self.name, PARAMETER_COUNT)
+        for argument, name in zip(function.args, parameters(self.kind), strict=True):
             argument.name = name
         _Emitter(self, function).emit()
         return result
@@ -154,7 +167,7 @@ class _Emitter:
         self.itemsize = 4 if tile.dtype == "float32" else 8
         self.vector_bytes = tile.lanes * self.itemsize
         self.builder: Any = ir.IRBuilder(function.append_basic_block("entry"))
-        self.argument = dict(zip(PARAMETERS, function.args, strict=True))
+        self.argument = dict(zip(parameters(tile.kind), function.args, strict=True))
 
     # Addresses
 
@@ -210,18 +223,17 @@ class _Emitter:
     # The body
 
     def emit(self) -> None:
-        builder, blocks = self.builder, {}
-        for name in ("tap", "step", "next_tap", "store"):
-            blocks[name] = self.function.append_basic_block(name)
-        count = self.tile.rows * self.tile.vectors
+        """Write the blocks: entry, a loop over taps around one over their steps, store.
+
+        entry -> tap -> step -> next_tap -> store; step may go to step again, next_tap to tap, and
+        entry to store where there are no taps.
+        """
+        builder = self.builder
+        tap_block, step_block, next_tap, store = (
+            self.function.append_basic_block(name) for name in ("tap", "step", "next_tap", "store")
+        )
         y_rows = self._y_rows()
-        # The sums of a tile of rows are stored to where usually no cache holds them; those of
-        # columns are loaded too: asked for a tile earlier.
-        for row in y_rows:
-            if self.tile.kind == "columns":
-                row = self._at(row, self.argument["a_half"])
-            for offset in range(0, self.tile.vectors * self.vector_bytes, LINE_BYTES):
-                prefetch(builder, self._at(row, offset), write=True)
+        self._fetch_y(y_rows)
         sums = self._start()
         self.last_mask = self._masks()[-1] if self.tile.partial else None
         a, b, taps = (self._pointer(name) for name in ("a", "b", "taps"))
@@ -231,63 +243,84 @@ class _Emitter:
         offsets = self._row_offsets()
         entry = builder.block
         no_taps = builder.icmp_unsigned("==", self.argument["tap_count"], _const(0))
-        builder.cbranch(no_taps, blocks["store"], blocks["tap"])
+        builder.cbranch(no_taps, store, tap_block)
 
-        builder.position_at_end(blocks["tap"])
-        tap, tap_sums = builder.phi(POINTER), [builder.phi(self.vector) for _ in range(count)]
-        left = builder.phi(I64)
+        builder.position_at_end(tap_block)
+        carried = self._carried([taps, *sums, self.argument["tap_count"]], entry)
+        tap, *tap_sums, left = carried
         places = [
             builder.load(builder.bitcast(self._at(tap, 8 * i), I64.as_pointer())) for i in (0, 1)
         ]
         moved = [self._at(half, places[0]) for half in halves]
         b_tap = self._at(b, places[1])
-        reach = builder.mul(self.argument["a_step"], self.argument["steps"])
-        ahead = self._at(moved[0], reach)
-        builder.branch(blocks["step"])
+        after = self._steps(step_block, next_tap, moved, b_tap, tap_sums, offsets)
 
-        builder.position_at_end(blocks["step"])
-        steps = builder.phi(I64)
-        a_phis = [builder.phi(POINTER) for _ in halves]
-        next_a = builder.phi(POINTER)
-        b_phi, now = builder.phi(POINTER), [builder.phi(self.vector) for _ in range(count)]
-        a_now, b_now = [self._opaque(phi) for phi in a_phis], self._opaque(b_phi)
-        if self.tile.kind == "rows":
-            prefetch(builder, next_a)
-        after = self._step(a_now, b_now, now, offsets)
-        steps_left = builder.sub(steps, _const(1))
-        a_step = self.itemsize if self.tile.kind == "rows" else self.argument["a_step"]
-        b_step = (
-            self.tile.vectors * self.vector_bytes
-            if self.tile.kind == "rows"
-            else self.argument["b_step"]
-        )
-        a_next, b_next = [self._at(pointer, a_step) for pointer in a_now], self._at(b_now, b_step)
-        further = self._at(next_a, self.argument["a_step"])
-        step_end = builder.block
-        done = builder.icmp_unsigned("==", steps_left, _const(0))
-        builder.cbranch(done, blocks["next_tap"], blocks["step"])
-        _join(steps, (self.argument["steps"], blocks["tap"]), (steps_left, step_end))
-        _join(next_a, (ahead, blocks["tap"]), (further, step_end))
-        _join(b_phi, (b_tap, blocks["tap"]), (b_next, step_end))
-        for phi, first, later in zip(a_phis, moved, a_next, strict=True):
-            _join(phi, (first, blocks["tap"]), (later, step_end))
-        for phi, first, later in zip(now, tap_sums, after, strict=True):
-            _join(phi, (first, blocks["tap"]), (later, step_end))
-
-        builder.position_at_end(blocks["next_tap"])
-        next_tap, fewer = self._at(tap, 16), builder.sub(left, _const(1))
+        builder.position_at_end(next_tap)
+        following, fewer = self._at(tap, 16), builder.sub(left, _const(1))
         last = builder.icmp_unsigned("==", fewer, _const(0))
-        builder.cbranch(last, blocks["store"], blocks["tap"])
-        _join(tap, (taps, entry), (next_tap, blocks["next_tap"]))
-        _join(left, (self.argument["tap_count"], entry), (fewer, blocks["next_tap"]))
-        for phi, first, later in zip(tap_sums, sums, after, strict=True):
-            _join(phi, (first, entry), (later, blocks["next_tap"]))
+        builder.cbranch(last, store, tap_block)
+        _again(carried, [following, *after, fewer], next_tap)
 
-        builder.position_at_end(blocks["store"])
-        results = [builder.phi(self.vector) for _ in range(count)]
-        for phi, first, later in zip(results, sums, after, strict=True):
-            _join(phi, (first, entry), (later, blocks["next_tap"]))
+        builder.position_at_end(store)
+        results = self._carried(sums, entry)
+        _again(results, after, next_tap)
         self._store(y_rows, results)
+
+    def _fetch_y(self, rows: list[Value]) -> None:
+        """Ask for the rows of y.
+
+        The sums of a tile of rows are stored to where usually no cache holds them; those of columns
+        are loaded too: asked for a tile earlier.
+        """
+        for row in rows:
+            if self.tile.kind == "columns":
+                row = self._at(row, self.argument["y_ahead"])
+            for offset in range(0, self.tile.vectors * self.vector_bytes, LINE_BYTES):
+                prefetch(self.builder, self._at(row, offset), write=True)
+
+    def _steps(
+        self,
+        block: Any,
+        end: Any,
+        a: list[Value],
+        b: Value,
+        sums: list[Value],
+        offsets: list[Value | int],
+    ) -> list[Value]:
+        """Write the loop over the steps of a tap, which goes on to ``end``; return the sums.
+
+        a, for each half of the rows, and b are where the first step reads.
+        """
+        builder, before, argument = self.builder, self.builder.block, self.argument
+        packed, ahead = self.tile.kind == "rows", []  # places to be fetched: one or none
+        if packed:
+            ahead = [self._at(a[0], builder.mul(argument["a_ahead"], argument["steps"]))]
+        builder.branch(block)
+
+        builder.position_at_end(block)
+        (left,), pointers, totals, ahead = (
+            self._carried(values, before) for values in ([argument["steps"]], [*a, b], sums, ahead)
+        )
+        *a_now, b_now = [self._opaque(pointer) for pointer in pointers]
+        for place in ahead:
+            prefetch(builder, place)
+        after = self._step(a_now, b_now, totals, offsets)
+        fewer = builder.sub(left, _const(1))
+        a_step = self.itemsize if packed else argument["a_step"]
+        b_step = self.tile.vectors * self.vector_bytes if packed else argument["b_step"]
+        later = [*(self._at(pointer, a_step) for pointer in a_now), self._at(b_now, b_step)]
+        further = [self._at(place, argument["a_ahead"]) for place in ahead]
+        done = builder.icmp_unsigned("==", fewer, _const(0))
+        builder.cbranch(done, end, block)
+        carried = [left, *pointers, *totals, *ahead]
+        _again(carried, [fewer, *later, *after, *further], builder.block)
+        return after
+
+    def _carried(self, values: list[Value], block: Any) -> list[Any]:
+        """Return what values that come from ``block`` are here, at the start of another."""
+        phis = [self.builder.phi(value.type) for value in values]
+        _again(phis, values, block)
+        return phis
 
     def _y_rows(self) -> list[Value]:
         half = half_rows(self.tile.rows)
@@ -324,9 +357,8 @@ class _Emitter:
             sums.append(self._load_rows(rows, masks() if masks else None))
             builder.branch(join)
         builder.position_at_end(join)
-        phis = [builder.phi(self.vector) for _ in sums[0]]
-        for phi, of_whole, of_part in zip(phis, *sums, strict=True):
-            _join(phi, (of_whole, whole), (of_part, part))
+        phis = self._carried(sums[0], whole)
+        _again(phis, sums[1], part)
         return phis
 
     def _is_whole(self) -> Value:
@@ -414,8 +446,9 @@ class _Emitter:
         builder.ret_void()
 
 
-def _join(phi: Any, *edges: tuple[Value, Any]) -> None:
-    for value, block in edges:
+def _again(phis: list[Any], values: list[Value], block: Any) -> None:
+    """Have the phis be these values where control comes from ``block``."""
+    for phi, value in zip(phis, values, strict=True):
         phi.add_incoming(value, block)
 
 

@@ -12,7 +12,7 @@ from numba.core import cgutils, types
 from numba.np import numpy_support
 
 from .lanes import I1, I8, I64, POINTER, VOID, call_intrinsic
-from .tiles import PARAMETERS
+from .tiles import PARAMETER_COUNT
 
 carray: Any = numpy_support.carray  # an array over a pointer: see float_pointer
 intrinsic: Any = extending.intrinsic  # callers do not pass the first argument, the typing context
@@ -20,10 +20,10 @@ intrinsic: Any = extending.intrinsic  # callers do not pass the first argument, 
 
 @intrinsic
 def call_tile(typing: Any, code: Any, *arguments: Any) -> Any:
-    """Call the tile whose machine code is at ``code`` with its ``tiles.PARAMETERS``."""
+    """Call the tile whose machine code is at ``code`` with its ``tiles.parameters``."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        kind: Any = ir.FunctionType(VOID, [I64] * len(PARAMETERS))
+        kind: Any = ir.FunctionType(VOID, [I64] * PARAMETER_COUNT)
         rest: Any = cgutils.unpack_tuple(builder, values[1])
         builder.call(builder.inttoptr(values[0], kind.as_pointer()), rest)
         return context.get_dummy_value()

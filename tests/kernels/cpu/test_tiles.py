@@ -8,7 +8,15 @@ import pytest
 
 from convolt.kernels.cpu import memory
 from convolt.kernels.cpu.assemble import address, assembly
-from convolt.kernels.cpu.tiles import PARAMETERS, Shape, Tile, Transpose, half_rows, tile_shape
+from convolt.kernels.cpu.tiles import (
+    PARAMETER_COUNT,
+    Shape,
+    Tile,
+    Transpose,
+    half_rows,
+    parameters,
+    tile_shape,
+)
 
 CPUS = {  # (triple, CPU, vector register of its assembly, the shape of its tiles)
     "skylake": ("x86_64-linux-gnu", "skylake-avx512", "zmm", Shape(14, 2, 16, True, 12)),
@@ -23,8 +31,8 @@ CPUS = {  # (triple, CPU, vector register of its assembly, the shape of its tile
 
 def call(tile, **arguments):
     """Call the machine code of a tile."""
-    kind = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(PARAMETERS))
-    values = [arguments.pop(name, 0) for name in PARAMETERS]
+    kind = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * PARAMETER_COUNT)
+    values = [arguments.pop(name, 0) for name in parameters(tile.kind)]
     assert not arguments
     kind(address(tile))(*values)
 
@@ -85,8 +93,8 @@ def test_a_tile_adds_the_products_of_its_taps(tile, rng):
             tap_count=taps,
             steps=steps,
             a_row=40 * item,
-            a_half=a[0].nbytes,
-            a_step=40 * item,
+            **({"y_ahead": y.nbytes} if tile.kind == "columns" else {"a_half": a[0].nbytes}),
+            **({"a_ahead": item} if tile.kind == "rows" else {"a_step": 40 * item}),
             b_step=width * item,
             y_row=y.strides[1],
             y_half=y.strides[0],
