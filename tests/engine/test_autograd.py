@@ -3,6 +3,7 @@
 import gc
 import threading
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import convolt
 from convolt import Tensor, functional
 from convolt.engine import autograd
-from convolt.engine.autograd import differentiable, jointly
+from convolt.engine.autograd import Finished, differentiable, jointly
 from convolt.kernels import backend
 from convolt.kernels.backend import use_backend
 
@@ -481,3 +482,118 @@ def test_a_gradient_assigned_by_the_user_must_be_a_tensor():
     x.grad = np.ones(1)
     with pytest.raises(TypeError, match="grad must be a Tensor"):
         (x * x).sum().backward()
+
+
+class Offers:
+    """Ops on float64 that add what an input has, and double it where that is offered to be last.
+
+    ``calls`` has what each vjp was given: its name, the sum so far, and the offer.
+    """
+
+    def __init__(self):
+        self.calls = []
+
+    @staticmethod
+    @differentiable
+    def made(x):
+        """x; its gradient is the square of what comes, or its rest where that was done before."""
+
+        def vjp(grad):
+            return grad.rest if isinstance(grad, Finished) else grad**2
+
+        return x + 0, (vjp,), "square"
+
+    def used(self, factor, taking=True):
+        """The product with a factor, by an op with ``adds``."""
+
+        @differentiable(adds=(0,))
+        def used(x):
+            def vjp(grad, before, finish):
+                self.calls.append((factor, None if before is None else before.copy(), finish))
+                share = grad * factor if before is None else grad * factor + before
+                return Finished(share, share**2) if finish and taking else share
+
+            return x * factor, (vjp,)
+
+        return used
+
+
+class TestAdds:
+    @pytest.mark.parametrize("taking", [True, False])
+    @pytest.mark.parametrize("retained", [True, False])
+    def test_the_last_of_three_gets_the_sum_and_the_offer(self, retained, taking):
+        offers, x = Offers(), leaf([1.0, 2.0])
+        y = offers.made(x)
+        if retained:
+            y.retain_grad()
+        z = offers.used(3.0, taking)(y) + y * 7.0 + offers.used(5.0, taking)(y)
+        z.sum().backward()
+        np.testing.assert_array_equal(x.grad, [225.0, 225.0])
+        if retained:
+            np.testing.assert_array_equal(y.grad, [15.0, 15.0])
+        assert sorted(factor for factor, *_ in offers.calls) == [3.0, 5.0]
+        (_, first, none), (factor, second, offer) = offers.calls
+        assert none is None
+        assert offer == (None if retained else "square")
+        assert first is None or first[0] == 7.0
+        assert second[0] == 15.0 - factor
+
+    def test_walks_are_independent(self):
+        offers, x = Offers(), leaf([2.0])
+        y = offers.made(x)
+        z = offers.used(3.0)(y) + offers.used(5.0)(y)
+        z.backward(np.ones(1), retain_graph=True)
+        z.backward(np.full(1, 2.0))
+        assert x.grad.item() == 64.0 + 256.0
+        assert [call[2] for call in offers.calls] == [None, "square"] * 2
+
+    def test_one_that_is_not_last_leaves_the_offer(self):
+        offers, x = Offers(), leaf([2.0])
+        y = offers.made(x)
+        used = offers.used(3.0)(y)
+        (y * 4.0 + used * used.detach()).sum().backward()
+        assert x.grad.item() == (4.0 + 3.0 * 6.0) ** 2
+
+    def test_an_input_twice_in_one_op_is_added_by_the_walk(self):
+        calls = []
+
+        @differentiable(adds=(0, 1))
+        def both(a, b):
+            def vjp(factor, grad, before, finish):
+                calls.append((before, finish))
+                return grad * factor
+
+            return a + 2 * b, (partial(vjp, 1.0), partial(vjp, 2.0))
+
+        x = leaf([2.0])
+        y = Offers.made(x)
+        (both(y, y) + y).sum().backward()
+        assert x.grad.item() == 16.0
+        assert calls == [(None, None)] * 2
+
+    def test_a_sum_of_another_dtype_is_added_by_the_walk(self):
+        offers, x = Offers(), leaf([2.0])
+        y = offers.made(x)
+
+        @differentiable
+        def single(a):
+            return a.astype(np.float32), (lambda grad: grad,)  # a gradient in float32
+
+        (single(y).sum() * 3.0).backward(retain_graph=True)
+        x.grad = None
+        total = offers.used(5.0)(y).sum() + single(y).sum()
+        total.backward()
+        assert x.grad.item() == 36.0
+        assert all(before is None for _, before, _ in offers.calls)
+
+    def test_a_leaf_gets_the_sum_too(self):
+        offers, x = Offers(), leaf([2.0])
+        (offers.used(3.0)(x) + x * 7.0).sum().backward()
+        assert x.grad.item() == 10.0
+        assert offers.calls[0][2] is None
+
+    def test_a_sum_that_the_user_gave_is_not_written_to(self):
+        """The gradient of a sum is both terms', and the user's array."""
+        offers, x, grad = Offers(), leaf([2.0]), np.ones(1)
+        (x + offers.used(3.0)(x)).backward(grad)
+        assert (x.grad.item(), grad.item()) == (4.0, 1.0)
