@@ -72,6 +72,32 @@ __device__ __forceinline__ int place_of(const PixelPhase& phase, int m, int chan
   return ((image * rows.length + h) * columns.length + w) * channels + channel;
 }
 
+// This thread's results in one row of the warpgroup's and one box of 64 columns, in pairs: pair j is
+// in columns `column` + 8 j and the next.
+struct Line {
+  int row, box, column;
+  float pairs[8][2];
+};
+
+// f(Line) for all of this thread's results.
+template <class F>
+__device__ __forceinline__ void each_line(const Sums& sums, F f) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x % WARPGROUP / 32;
+#pragma unroll
+  for (int box = 0; box < TILE_N / BOX; ++box)
+#pragma unroll
+    for (int i = 0; i < SLICES; ++i)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        Line line{i * BOX + warp * 16 + lane / 4 + h * 8, box, lane % 4 * 2, {}};
+#pragma unroll
+        for (int j = 0; j < 8; ++j)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) line.pairs[j][e] = sums[i][4 * (8 * box + j) + 2 * h + e];
+        f(line);
+      }
+}
+
 // The threads that finish a tile together, for epilogue.cuh. Barrier 0 is the block's.
 struct Team {
   static constexpr int THREADS = PING_PONG ? WARPGROUP : CONSUMERS;
@@ -99,8 +125,12 @@ class BoxedTile {
     const int run = (column / 8 % 8) ^ (row % 8);
     return reinterpret_cast<bfloat16*>(box(column) + row * 128 + run * 16) + column % 8;
   }
-  __device__ __forceinline__ void put(int row, int column, float a, float b) const {
-    store_pair(at(row, column), a, b);
+  // `row` is the warpgroup's first.
+  __device__ __forceinline__ void put(int row, const Line& line) const {
+    const int column = line.box * BOX + line.column;
+#pragma unroll
+    for (int j = 0; j < 8; ++j)
+      store_pair(at(row + line.row, column + 8 * j), line.pairs[j][0], line.pairs[j][1]);
   }
 };
 
@@ -112,21 +142,6 @@ struct Places {
 
   __device__ __forceinline__ long long offset(int row) const { return of[row]; }
 };
-
-// For each result of this thread's sums, in pairs: f(row, column, sum, next_sum), the rows counted
-// from the warpgroup's first.
-template <class F>
-__device__ __forceinline__ void each_pair(const Sums& sums, F f) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x % WARPGROUP / 32;
-#pragma unroll
-  for (int i = 0; i < SLICES; ++i)
-#pragma unroll
-    for (int j = 0; j < TILE_N / 8; ++j)
-#pragma unroll
-      for (int h = 0; h < 2; ++h)
-        f(i * BOX + warp * 16 + lane / 4 + h * 8, j * 8 + lane % 4 * 2, sums[i][4 * j + 2 * h],
-          sums[i][4 * j + 2 * h + 1]);
-}
 
 // Adds an array to each row of the sums; `count` elements are there.
 __device__ __forceinline__ void add_to_rows(Sums& sums, const bfloat16* added, int count) {
@@ -232,7 +247,7 @@ class PixelTiles {
     results_.add_to(sums, at);
     if (Team::thread() == 0) tma_store_wait_read<0>();  // of the tile before
     Team::sync();
-    each_pair(sums, [&](int i, int j, float a, float b) { staged_.put(row + i, j, a, b); });
+    each_line(sums, [&](const Line& line) { staged_.put(row, line); });
     if (!by_tma) find_places(at);
     fence_proxy_async();
     Team::sync();

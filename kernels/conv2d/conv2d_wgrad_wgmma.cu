@@ -63,13 +63,16 @@ class TapTiles {
   template <typename T>
   __device__ __forceinline__ void store(T* to, const Sums& sums, int first_row,
                                         int first_box) const {
-    each_pair(sums, [&](int row, int column, float a, float b) {
-      const int filter = first_row + row;
-      const Columns columns(size_, first_box + column / BOX);
-      const int channel = columns.channel + column % BOX;
-      if (filter >= size_.gemm_m || channel >= size_.channels) return;
-      const long long line = static_cast<long long>(filter) * size_.all_taps + columns.tap;
-      store_pair(to + line * size_.channels + channel, a, b);
+    each_line(sums, [&](const Line& line) {
+      const int filter = first_row + line.row;
+      const Columns columns(size_, first_box + line.box);
+      const int channel = columns.channel + line.column, count = size_.channels - channel;
+      if (filter >= size_.gemm_m) return;
+      const long long tap = static_cast<long long>(filter) * size_.all_taps + columns.tap;
+      T* const at = to + tap * size_.channels + channel;
+#pragma unroll
+      for (int j = 0; j < 8; ++j)
+        if (8 * j < count) store_pair(at + 8 * j, line.pairs[j][0], line.pairs[j][1]);
     });
   }
 
