@@ -82,9 +82,9 @@ struct PhaseAxis {
 
 // All windows of a batch of images with their channels innermost, of one group of channels.
 struct Windows {
-  const Storage* images;  // at the first channel of the group
-  unsigned channels;      // of an image, all groups
-  unsigned batch, taps;   // ends of the high digits of pixels and of taps
+  const Storage* images;
+  unsigned first, channels;  // the first one of the group, all of an image
+  unsigned batch, taps;      // ends of the high digits of pixels and of taps
   Axis rows, columns;
   Radix pixel_radix, tap_radix;
 
@@ -108,7 +108,7 @@ struct PixelsByTaps {
     const bool exists = pixel.high < windows.batch;
     const unsigned row = exists ? windows.rows.at(pixel.middle, 0) : 1u << 31;
     const unsigned column = windows.columns.at(pixel.low, 0);
-    return {row, column, windows.offset(exists ? pixel.high : 0, row, column)};
+    return {row, column, windows.first + windows.offset(exists ? pixel.high : 0, row, column)};
   }
   __device__ __forceinline__ Depth depth(unsigned i) const { return windows.tap_radix.position(i); }
   __device__ __forceinline__ void advance(Depth& tap, int step) const {
@@ -142,7 +142,8 @@ struct TapsByPixels {
     const unsigned column = windows.columns.at(pixel.low, tap.middle);
     const bool inside = pixel.high < windows.batch && tap.high < windows.taps &&
                         row < windows.rows.length && column < windows.columns.length;
-    return {windows.images + (windows.offset(pixel.high, row, column) + tap.low), inside};
+    const unsigned offset = windows.offset(pixel.high, row, column) + windows.first + tap.low;
+    return {windows.images + offset, inside};
   }
 };
 
@@ -151,7 +152,8 @@ __device__ __forceinline__ Windows windows_of_x(const Storage* x, const Conv2dSi
                                                 int group) {
   const unsigned group_c = size.c / size.groups;
   Windows windows;
-  windows.images = x + group * group_c;
+  windows.images = x;
+  windows.first = group * group_c;
   windows.channels = size.c;
   windows.batch = size.n;
   windows.taps = size.r;
@@ -168,7 +170,8 @@ __device__ __forceinline__ Windows windows_of_x(const Storage* x, const Conv2dSi
 struct RotatedFilters {
   typedef unsigned Row;
   typedef Position Depth;
-  const Storage* filters;  // at the phase's first tap of the first filter of the group
+  const Storage* filters;
+  unsigned first;  // the place of the phase's first tap of the first filter of the group
   unsigned channels, taps;
   unsigned places;                 // of a filter: r * s
   unsigned row_step, column_step;  // in places
@@ -181,7 +184,7 @@ struct RotatedFilters {
   }
   __device__ __forceinline__ Element at(Row c, const Depth& tap) const {
     const unsigned place = tap.low * places + tap.high * row_step + tap.middle * column_step;
-    return {filters + (place * channels + c), c < channels && tap.high < taps};
+    return {filters + ((first + place) * channels + c), c < channels && tap.high < taps};
   }
 };
 
@@ -209,7 +212,8 @@ struct Phase {
   __device__ __forceinline__ Windows windows(const Storage* grad_y, const Conv2dSize& size,
                                              int group) const {
     Windows windows;
-    windows.images = grad_y + group * (size.k / size.groups);
+    windows.images = grad_y;
+    windows.first = group * (size.k / size.groups);
     windows.channels = size.k;
     windows.batch = size.n;
     windows.taps = rows.taps;
@@ -223,7 +227,8 @@ struct Phase {
                                                     int group) const {
     const unsigned group_c = size.c / size.groups, first_k = group * (size.k / size.groups);
     RotatedFilters filters;
-    filters.filters = w + ((first_k * size.r + rows.first) * size.s + columns.first) * group_c;
+    filters.filters = w;
+    filters.first = (first_k * size.r + rows.first) * size.s + columns.first;
     filters.channels = group_c;
     filters.taps = rows.taps;
     filters.places = size.r * size.s;

@@ -38,7 +38,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
   const Corner corner(pixels, size.groups, group_k);
   const long long first_filter = static_cast<long long>(corner.group) * group_k;
   const PixelsByTaps windows{windows_of_x(x, size, corner.group)};
-  const SmallMatrix filters(w + first_filter * depth, {depth, 1}, group_k, depth);
+  const SmallMatrix filters(w, {depth, 1}, group_k, depth, first_filter * depth);
   WarpTile result;
   multiply_tiles(TileLoader<PixelsByTaps, TILE_M, ALONG_DEPTH>(windows, corner.row, 0),
                  TileLoader<SmallMatrix, TILE_N, ALONG_DEPTH>(filters, corner.column, 0),

@@ -46,7 +46,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
   const Corner corner(group_k, size.groups, taps);
   const Share share(pixels, TILE_DEPTH, blockIdx.y, splits);
   const unsigned first_pixel = share.first * TILE_DEPTH;
-  const SmallMatrix filters(grad_y + corner.group * group_k, {1, size.k}, group_k, pixels);
+  const SmallMatrix filters(grad_y, {1, size.k}, group_k, pixels, corner.group * group_k);
   const TapsByPixels windows{windows_of_x(x, size, corner.group)};
   WarpTile result;
   multiply_tiles(TileLoader<SmallMatrix, TILE_M, ALONG_ROWS>(filters, corner.row, first_pixel),

@@ -89,6 +89,7 @@ class TileLoader {
       row_[i] = operand_.row(first_row + (DEEP ? line + i * LINES : along));
     depth_ = operand_.depth(first_depth + (DEEP ? along : line));
     offset_ = Tile::offset(line, byte);
+    keep(offset_);
   }
 
   // Starts to bring the next chunk to `tile`.
@@ -124,6 +125,7 @@ class FragmentReader {
       offset_ = Tile::offset(base + lane % 8 + 8 * h, 16 * k);
     else
       offset_ = Tile::offset(lane % 8 + 8 * k, base * ELEMENT + 16 * h);
+    if (!WORDS) keep(offset_);  // else no register is left for it
   }
 
   // Loads 16 rows from base + row on, x 32 bytes of depth, step `step` of a chunk. Of the four 8 x

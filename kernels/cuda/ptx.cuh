@@ -37,6 +37,10 @@ PTX T* align_shared(T* p) {
   return p + ((0u - shared_address(p)) % BYTES) / sizeof(T);
 }
 
+// Keeps the compiler from finding `v` anew at each use, which it does to save a register. No
+// instruction.
+PTX void keep(int& v) { asm volatile("" : "+r"(v)); }
+
 // ---- Matrix fragments (9.7.14, Warp Level Matrix Instructions) ----------------------------------
 
 // Loads 1, 2 or 4 matrices of 8 x 8 16-bit elements; lane 8 m + i holds the address of row i of

@@ -34,15 +34,17 @@ struct Strides {
 template <typename Index>
 class MatrixOf {
   const Storage* data_;
-  Index row_, depth_;  // strides
+  Index first_, row_, depth_;  // of element (0, 0); strides
   unsigned rows_, depths_;
 
  public:
   typedef unsigned Row;
   typedef unsigned Depth;
 
-  __device__ __forceinline__ MatrixOf(const Storage* data, Strides strides, int rows, int depth)
+  __device__ __forceinline__ MatrixOf(const Storage* data, Strides strides, int rows, int depth,
+                                      Index first = 0)
       : data_(data),
+        first_(first),
         row_(static_cast<Index>(strides.row)),
         depth_(static_cast<Index>(strides.depth)),
         rows_(rows),
@@ -51,7 +53,7 @@ class MatrixOf {
   __device__ __forceinline__ Depth depth(unsigned d) const { return d; }
   __device__ __forceinline__ void advance(Depth& d, int step) const { d += step; }
   __device__ __forceinline__ Element at(Row m, Depth d) const {
-    return {data_ + (m * row_ + d * depth_), m < rows_ && d < depths_};
+    return {data_ + (first_ + m * row_ + d * depth_), m < rows_ && d < depths_};
   }
 };
 

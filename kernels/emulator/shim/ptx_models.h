@@ -16,6 +16,8 @@ T* align_shared(T* p) {
   return p + ((0u - emulator::shared_offset(p)) % BYTES) / sizeof(T);
 }
 
+inline void keep(int&) {}
+
 namespace emulator {
 
 // An argument that knows where the call is, for functions with any number of them.
