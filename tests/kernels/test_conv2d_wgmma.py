@@ -3,11 +3,13 @@
 import re
 import shutil
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
+import staged
 from conv2d_shapes import ALL
 from sass import disassemble
 from tolerance import assert_within
@@ -63,6 +65,20 @@ def few(monkeypatch, sms):
     name = f"h100-{sms}"
     monkeypatch.setitem(GPUS, name, replace(GPUS["h100"], name=name, sms=sms))
     monkeypatch.setenv("CONVOLT_EMULATED_GPU", name)
+
+
+def on_hopper():
+    """Whether there is a GPU with these instructions."""
+    if why_not("cuda"):
+        return False
+    return import_module("cupy").cuda.Device().compute_capability == "90"
+
+
+@pytest.fixture(params=["emulator"] + ["cuda"] * on_hopper())
+def device(request, monkeypatch):
+    """Run a test on the emulator, and on the GPU where it can."""
+    if request.param == "cuda":
+        staged.on_gpu(monkeypatch)
 
 
 def size_of(case):
@@ -144,6 +160,7 @@ def check_floats(algorithm, verb, size, rng, **options):
 # ---- Parity --------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_definition(name, verb, rng):
@@ -177,6 +194,7 @@ def test_no_access_is_wrong_or_races(name, verb, rng):
     assert not any(launch.counters.bank_conflicts for launch in launches)
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("tile", wgmma._FPROP, ids=str)
 @pytest.mark.parametrize("mode", ["fast", "check"])
 def test_residual_activation_and_moments(tile, mode, rng):
