@@ -13,7 +13,12 @@ from convolt import models
 
 CLASSES = 10
 
-INPUT_SHAPE = {"lenet5": (28, 28, 1), "resnet20": (32, 32, 3), "vgg11_cifar": (32, 32, 3)}
+INPUT_SHAPE = {
+    "lenet5": (28, 28, 1),
+    "resnet20": (32, 32, 3),
+    "vgg11_cifar": (32, 32, 3),
+    "resnet50": (224, 224, 3),
+}
 """H, W, C of an image."""
 
 
@@ -79,6 +84,56 @@ def resnet20(nn: Any, width: int = 16) -> Any:
     return nn.Sequential(OrderedDict(named))
 
 
+def resnet50(nn: Any) -> Any:
+    """ResNet-50 as ``convolt.models`` has it; of PyTorch's layers one by one, with the same names.
+
+    23,528,522 parameters with 10 classes.
+    """
+    if nn is convolt.layers:
+        return models.build("resnet50", num_classes=CLASSES)
+
+    class Block(nn.Module):
+        def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+            super().__init__()
+            self.conv1 = nn.Conv2d(channels_in, channels, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(channels)
+            self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
+            self.bn2 = nn.BatchNorm2d(channels)
+            self.conv3 = nn.Conv2d(channels, 4 * channels, 1, bias=False)
+            self.bn3 = nn.BatchNorm2d(4 * channels)
+            self.relu = nn.ReLU(inplace=True)
+            self.downsample = nn.Identity()
+            if channels_in != 4 * channels:
+                self.downsample = nn.Sequential(
+                    nn.Conv2d(channels_in, 4 * channels, 1, stride, bias=False),
+                    nn.BatchNorm2d(4 * channels),
+                )
+
+        def forward(self, x: Any) -> Any:
+            y = self.relu(self.bn1(self.conv1(x)))
+            y = self.relu(self.bn2(self.conv2(y)))
+            return self.relu(self.bn3(self.conv3(y)) + self.downsample(x))
+
+    def stage(channels_in: int, channels: int, blocks: int, stride: int) -> Any:
+        rest = (Block(4 * channels, channels, 1) for _ in range(blocks - 1))
+        return nn.Sequential(Block(channels_in, channels, stride), *rest)
+
+    named = {
+        "conv1": nn.Conv2d(3, 64, 7, 2, padding=3, bias=False),
+        "bn1": nn.BatchNorm2d(64),
+        "relu": nn.ReLU(inplace=True),
+        "maxpool": nn.MaxPool2d(3, 2, 1),
+        "layer1": stage(64, 64, 3, 1),
+        "layer2": stage(256, 128, 4, 2),
+        "layer3": stage(512, 256, 6, 2),
+        "layer4": stage(1024, 512, 3, 2),
+        "avgpool": nn.AdaptiveAvgPool2d(1),
+        "flatten": nn.Flatten(),
+        "fc": nn.Linear(2048, CLASSES),
+    }
+    return nn.Sequential(OrderedDict(named))
+
+
 def vgg11_cifar(nn: Any) -> Any:
     """VGG-11 for images of 32x32 pixels.
 
@@ -104,7 +159,11 @@ MODELS: dict[str, Callable[[Any], Any]] = {
     "lenet5": lenet5,
     "resnet20": resnet20,
     "vgg11_cifar": vgg11_cifar,
+    "resnet50": resnet50,
 }
+
+SMALL = ("lenet5", "resnet20", "vgg11_cifar")
+"""Those that a CPU trains in little time."""
 
 
 def build(name: str, nn: Any) -> Any:

@@ -184,3 +184,21 @@ def test_bfloat16_and_tf32_are_for_a_gpu(run):
         result = run("bench.conv2d", *words)
         assert result.returncode == 1
         assert "are a GPU's" in result.stderr
+
+
+def test_a_training_step_in_bfloat16_is_close_to_the_peers(run, emulator):
+    pytest.importorskip("torch")
+    options = ("--batch", "2", "--image", "28", "--steps", "1", "--dtype", "bfloat16", "--json")
+    words = ("--backend", "emulator", "--model", "lenet5", "--peer", "torch")
+    result = run("bench.training_step", *words, *options)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["precision"] == "bf16"
+    assert report["largest_loss_difference"] < 0.02
+    assert report["compiled_ratio"] is None
+
+
+def test_training_steps_refuse_options_that_do_not_go_together(run):
+    words = ("bench.training_step", "--backend", "numpy")
+    assert "are a GPU's" in run(*words, "--precision", "tf32").stderr
+    assert "--peer torch" in run(*words, "--compile").stderr

@@ -383,7 +383,7 @@ with pytest.MonkeyPatch.context() as patch, host_cupy.installed(patch), use_back
     on.copy()()
     weights = training_step.initial_weights("lenet5", "float32")
     batch = training_step.batch("lenet5", 1, "float32")
-    loss = training_step.step_of_convolt("lenet5", weights, *batch)()
+    loss = training_step.step_of_convolt("lenet5", weights, *batch)().item()
 print(json.dumps({"verbs": [row["verb"] for row in rows], "loss": loss}))
 """
 
