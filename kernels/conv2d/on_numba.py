@@ -53,7 +53,7 @@ def wgrad(grad_y, x, grad_w, size):
     plan = wgrad_plan(size, x.dtype.name)
     grad_y, x, grad_w = (array.reshape(-1) for array in (grad_y, x, grad_w))
     sums = grad_w if plan.sums_shape is None else empty(plan.sums_shape, x.dtype)
-    a, b = (x, grad_y) if plan.by_channel else (grad_y, x)
-    accumulate(a, b, sums, plan.zeros, plan.facts, plan.jobs, plan.taps, plan.tiles)
+    a, b = plan.seen.a_and_b(grad_y, x)
+    accumulate(a, b, sums, plan.zeros, plan.facts, plan.jobs, plan.lines, plan.tiles)
     if sums is not grad_w:
         add_parts(sums, grad_w, plan.facts)

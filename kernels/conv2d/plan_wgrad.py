@@ -45,21 +45,8 @@ LEAST_STEPS = 4  # of a line of pixels that lie near each other
 LONGEST_LINE = 64  # pixels: some lines make a chunk
 
 
-@dataclass(frozen=True)
-class WgradPlan:
-    """What the jitted loops need."""
-
-    facts: np.ndarray  # one of tables.WgradFacts
-    jobs: np.ndarray  # tables.Job
-    taps: np.ndarray  # int64 pairs (bytes from a, bytes from b), one for each line of pixels
-    tiles: np.ndarray  # int64 [partial, rows - 1, vectors - 1]: machine code
-    sums_shape: tuple[int] | None  # None: one part, straight into grad_w
-    by_channel: bool
-    zeros: np.ndarray  # where sums begin
-
-
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class Seen:
     """Groups, filters and channels as the tiles see them, and how they take them.
 
     - depthwise (a channel and a filter a group): the groups are the filters of one group with one
@@ -82,15 +69,28 @@ class _Seen:
         return (x, grad_y) if self.by_channel else (grad_y, x)
 
 
-def _seen(size: Conv2dSize, shape: Shape) -> _Seen:
+@dataclass(frozen=True)
+class WgradPlan:
+    """What the jitted loops need."""
+
+    facts: np.ndarray  # one of tables.WgradFacts
+    jobs: np.ndarray  # tables.Job
+    lines: np.ndarray  # int64 pairs (bytes from a, bytes from b)
+    tiles: np.ndarray  # int64 [partial, rows - 1, vectors - 1]: machine code
+    sums_shape: tuple[int] | None  # None: one part, straight into grad_w
+    seen: Seen
+    zeros: np.ndarray  # where sums begin
+
+
+def _seen(size: Conv2dSize, shape: Shape) -> Seen:
     groups, channels, filters = size.groups, size.c // size.groups, size.k // size.groups
     if channels == filters == 1 < groups:
-        return _Seen(1, groups, 1, by_tap=False, by_channel=True, depthwise=True)
+        return Seen(1, groups, 1, by_tap=False, by_channel=True, depthwise=True)
     count = joined(groups, channels, shape.lanes)
     if count > 1:
         joint = groups // count, filters * count, channels * count
-        return _Seen(*joint, by_tap=True, by_channel=False, joined=count)
-    return _Seen(groups, filters, channels, *_way(size, shape))
+        return Seen(*joint, by_tap=True, by_channel=False, joined=count)
+    return Seen(groups, filters, channels, *_way(size, shape))
 
 
 @lru_cache(maxsize=PLANS)
@@ -102,7 +102,10 @@ def wgrad_plan(size: Conv2dSize, dtype: str) -> WgradPlan:
     y_row = length * item  # of the sums, whose rows are filters
     if seen.by_channel:  # or (tap, channel) pairs, with filters in whole vectors
         y_row = -(-seen.filters // shape.lanes) * shape.lanes * item
-    jobs, lines = _jobs(size, seen, item, y_row)
+    builder = _Builder(size, seen, item, y_row)
+    for rectangle in _rectangles(size, seen.by_tap):
+        builder.add(*rectangle)
+    jobs = table(Job, builder.jobs)
     whole = not seen.depthwise and not (jobs["columns"] % shape.lanes).any()
     most_rows = shape.rows if whole else shape.rows_beside
     sums = y_row * (length if seen.by_channel else seen.filters)
@@ -136,42 +139,49 @@ def wgrad_plan(size: Conv2dSize, dtype: str) -> WgradPlan:
     return WgradPlan(
         table(WgradFacts, [facts]),
         jobs,
-        lines,
+        np.ascontiguousarray(np.concatenate(builder.lines)),
         _tiles("channels" if seen.depthwise else "columns", jobs, dtype, slices, most_rows),
         None if straight else (parts * sums * seen.groups // item,),
-        seen.by_channel,
+        seen,
         np.zeros(shape.width, dtype),
     )
 
 
-def _jobs(size: Conv2dSize, seen: _Seen, item: int, y_row: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the table of jobs and that of the lines of pixels that they run over."""
-    grad_pixel, x_pixel = size.k * item, size.c * item
-    grad_row, x_row = size.q * grad_pixel, size.w * x_pixel
-    jobs: list[Job] = []
-    tables = [np.zeros((0, 2), np.int64)]
-    known: dict[tuple[Axis, ...], list[tuple[int, _Lines]]] = {}  # equal rectangles share lines
-    for rows, r_taps, cols, s_taps in _rectangles(size, seen.by_tap):
-        axes = (
-            Axis(cols.count, grad_pixel, size.stride_w * x_pixel),
-            Axis(rows.count, grad_row, size.stride_h * x_row),
-            Axis(size.n, size.p * grad_row, size.h * x_row),
-        )
-        if axes not in known:
-            known[axes] = []
-            for lines in _lines(axes):
-                known[axes].append((sum(map(len, tables)), lines))
-                tables.append(np.stack(seen.a_and_b(lines.grad_y, lines.x), axis=1))
-        grad_first = rows.first * grad_row + cols.first * grad_pixel
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """Lines of ``steps`` pixels each, at equal distances in grad_y and in x."""
+
+    steps: int
+    grad_step: int
+    x_step: int
+    grad_y: np.ndarray  # int64: where they begin, in the order of memory
+    x: np.ndarray
+
+
+class _Builder:
+    """Collects jobs, and the lines of pixels that they run over."""
+
+    def __init__(self, size: Conv2dSize, seen: Seen, item: int, y_row: int) -> None:
+        self.size, self.seen = size, seen
+        self.y_pair = y_row if seen.by_channel else item  # from a (tap, channel) to the next
+        self.grad_pixel, self.x_pixel = size.k * item, size.c * item
+        self.grad_row, self.x_row = size.q * self.grad_pixel, size.w * self.x_pixel
+        self.jobs: list[Job] = []
+        self.lines = [np.zeros((0, 2), np.int64)]
+        self.known: dict[tuple[Axis, ...], list[tuple[int, _Lines]]] = {}  # number of the first
+
+    def add(self, rows: Run, r_taps: range, cols: Run, s_taps: range) -> None:
+        """Add the jobs of a rectangle of pixels: one for each row of its taps and kind of line."""
+        size, seen = self.size, self.seen
+        grad_first = rows.first * self.grad_row + cols.first * self.grad_pixel
         j = cols.first * size.stride_w + s_taps[0] * size.dilation_w - size.pad_left
-        for first_line, lines in known[axes]:
-            a_step, b_step = seen.a_and_b(lines.grad_step, lines.x_step)
+        for first_line, lines in self._lines_of(rows.count, cols.count):
             for r in r_taps:
                 i = rows.first * size.stride_h + r * size.dilation_h - size.pad_top
-                a_first, b_first = seen.a_and_b(grad_first, i * x_row + j * x_pixel)
-                pair = (r * size.s + s_taps[0]) * seen.channels  # the first (tap, channel)
+                a_first, b_first = seen.a_and_b(grad_first, i * self.x_row + j * self.x_pixel)
+                a_step, b_step = seen.a_and_b(lines.grad_step, lines.x_step)
                 row_count, columns = seen.a_and_b(seen.filters, len(s_taps) * seen.channels)
-                jobs.append(
+                self.jobs.append(
                     Job(
                         rows=row_count,
                         columns=columns,
@@ -182,14 +192,28 @@ def _jobs(size: Conv2dSize, seen: _Seen, item: int, y_row: int) -> tuple[np.ndar
                         a_step=a_step,
                         b_first=b_first,
                         b_step=b_step,
-                        y_first=pair * (y_row if seen.by_channel else item),
+                        y_first=(r * size.s + s_taps[0]) * seen.channels * self.y_pair,
                     )
                 )
-    return table(Job, jobs), np.ascontiguousarray(np.concatenate(tables))
+
+    def _lines_of(self, rows: int, columns: int) -> list[tuple[int, _Lines]]:
+        """Return (number of the first, lines) of a rectangle; equal rectangles share them."""
+        size = self.size
+        axes = (
+            Axis(columns, self.grad_pixel, size.stride_w * self.x_pixel),
+            Axis(rows, self.grad_row, size.stride_h * self.x_row),
+            Axis(size.n, size.p * self.grad_row, size.h * self.x_row),
+        )
+        if axes not in self.known:
+            self.known[axes] = []
+            for lines in _lines(axes):
+                self.known[axes].append((sum(map(len, self.lines)), lines))
+                self.lines.append(np.stack(self.seen.a_and_b(lines.grad_y, lines.x), axis=1))
+        return self.known[axes]
 
 
 def _shares(
-    size: Conv2dSize, seen: _Seen, item: int, sums: int, row_tiles: int
+    size: Conv2dSize, seen: Seen, item: int, sums: int, row_tiles: int
 ) -> tuple[int, int, int]:
     """Return into how many slices, parts, and chunks of a part the work is cut (``tables.Job``)."""
     grad_bytes = size.n * size.p * size.q * seen.filters * item
@@ -277,17 +301,6 @@ def _split(row_tiles: int, sums: int, x_bytes: int, groups: int, lines: int) -> 
         parts = min(max(1, lines), -(-TASKS // (slices * groups)))
         choices.append((slices * x_bytes + 2 * (parts - 1) * sums, slices, parts))
     return min(choices)[1:]
-
-
-@dataclass(frozen=True, slots=True)
-class _Lines:
-    """Lines of ``steps`` pixels each, at equal distances in grad_y and in x."""
-
-    steps: int
-    grad_step: int
-    x_step: int
-    grad_y: np.ndarray  # int64: where they begin, in the order of memory
-    x: np.ndarray
 
 
 def _lines(axes: tuple[Axis, ...]) -> list[_Lines]:

@@ -16,7 +16,7 @@ _half_rows = jit(half_rows)
 
 
 @parallel_jit(worth_bytes=WORTH_BYTES)
-def accumulate(a, b, sums, zeros, facts, jobs, taps, tiles):
+def accumulate(a, b, sums, zeros, facts, jobs, lines, tiles):
     """sums = products of a and b over pixels, a copy of them for each part of the pixels."""
     fact = facts[0]
     chunks = fact.parts * fact.chunks
@@ -43,9 +43,9 @@ def accumulate(a, b, sums, zeros, facts, jobs, taps, tiles):
                 starts = writes and job.y_first != before
                 before = job.y_first
                 if first < end or starts:
-                    lines = address(taps) + 16 * (job.first_line + first)
+                    some = address(lines) + 16 * (job.first_line + first)
                     start = address(zeros) if starts else 0
-                    _add(a_group, b_group, y, start, fact, job, lines, end - first, tiles, of_slice)
+                    _add(a_group, b_group, y, start, fact, job, some, end - first, tiles, of_slice)
 
 
 @jit

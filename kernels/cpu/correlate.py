@@ -51,70 +51,78 @@ def correlate(x, start, start_step, y, packed, facts, regions, taps):
 def _walk(a, b, to, start, start_step, fact, regions, taps, first, end, k, k_end):
     """Compute tiles ``first`` to ``end``, numbered through all regions, for columns k to k_end.
 
-    The tile numbered tile in a region is the one at ``place`` of its line, which is line ``middle``
-    of ``outer``; k counts tiles of columns. a, b, to (y) and start are addresses for the group.
+    a, b, to (y) and start are addresses for the group; k counts tiles of columns.
     """
-    before, table = 0, address(taps)
-    last_k, width, width_bytes = fact.k_tiles - 1, fact.width, fact.width * fact.itemsize
-    a_k = fact.a_k
+    before = 0
     for i in range(len(regions)):
         region = regions[i]
         tile, stop = max(first - before, 0), min(end - before, region.tiles)
         before += region.tiles
-        if tile >= stop:
-            continue
-        # Locals: the compiler must believe that a tile overwrites the tables.
-        lines_of_tile, in_line, long = region.lines, region.tiles_in_line, region.long
-        pixels = region.rows // lines_of_tile  # of each of its lines
-        last_line = region.middle - lines_of_tile  # that a tile may begin with
-        middles = -(-region.middle // lines_of_tile)  # tiles along the middle axis
-        a_first, a_outer, a_middle = a + region.a_first, region.a_outer, region.a_middle
-        y_first, y_outer, y_middle = to + region.y_first, region.y_outer, region.y_middle
-        a_row, a_half, short_a_half = region.a_row, region.a_half, region.short_a_half
-        y_row, y_half, short_y_half = region.y_row, region.y_half, region.short_y_half
-        code, last_code = region.tile, region.last_tile
-        short_code, short_last_code = region.short_tile, region.short_last_tile
-        places, last_places = table + 16 * region.taps, table + 16 * region.last_taps
-        tap_count, steps, columns = region.tap_count, region.steps, region.columns
-        b_first, k_bytes = b + region.b_first, region.k_bytes
-        a_ahead = region.rows * a_row // max(steps, 1)  # a step, to the next tile after all
-        line, place = tile // in_line, tile % in_line
-        outer, middle = line // middles, line % middles
-        for _ in range(tile, stop):
-            row = min(middle * lines_of_tile, last_line)  # the last may repeat a line
-            pixel = place * pixels - max(place - long, 0)  # short tiles have one less
-            a_tile = a_first + outer * a_outer + row * a_middle + pixel * a_row
-            y_tile = y_first + outer * y_outer + row * y_middle + pixel * y_row
-            tile_code, tile_last_code = code, last_code
-            tile_a_half, tile_y_half = a_half, y_half
-            if place >= long:
-                tile_code, tile_last_code = short_code, short_last_code
-                tile_a_half, tile_y_half = short_a_half, short_y_half
-            for some in range(k, k_end):
-                last = some == last_k
-                call_tile(
-                    tile_last_code if last else tile_code,
-                    a_tile + some * a_k,
-                    b_first + some * k_bytes,
-                    y_tile + some * width_bytes,
-                    last_places if last else places,
-                    tap_count,
-                    steps,
-                    a_row,
-                    tile_a_half,
-                    a_ahead,  # (of channels, a_step: there is one step)
-                    0,
-                    y_row,
-                    tile_y_half,
-                    columns - some * width,
-                    start + some * start_step,
-                    0,
-                )
-            place += 1
-            if place == in_line:
-                place, middle = 0, middle + 1
-                if middle == middles:
-                    middle, outer = 0, outer + 1
+        if tile < stop:
+            _walk_region(a, b, to, start, start_step, fact, region, taps, tile, stop, k, k_end)
+
+
+@jit
+def _walk_region(a, b, to, start, start_step, fact, region, taps, tile, stop, k, k_end):
+    """Compute tiles ``tile`` to ``stop`` of a region, for columns k to k_end.
+
+    The next tile is the one at ``place`` of its line, or lines, which are line ``middle`` of
+    ``outer``, counted in lines that tiles begin with.
+    """
+    # Locals: the compiler must believe that a tile overwrites the tables.
+    last_k, width, width_bytes = fact.k_tiles - 1, fact.width, fact.width * fact.itemsize
+    a_k, table = fact.a_k, address(taps)
+    lines_of_tile, in_line, long = region.lines, region.tiles_in_line, region.long
+    pixels = region.rows // lines_of_tile  # of each of its lines
+    last_line = region.middle - lines_of_tile  # that a tile may begin with
+    middles = -(-region.middle // lines_of_tile)  # tiles along the middle axis
+    a_first, a_outer, a_middle = a + region.a_first, region.a_outer, region.a_middle
+    y_first, y_outer, y_middle = to + region.y_first, region.y_outer, region.y_middle
+    a_row, a_half, short_a_half = region.a_row, region.a_half, region.short_a_half
+    y_row, y_half, short_y_half = region.y_row, region.y_half, region.short_y_half
+    code, last_code = region.tile, region.last_tile
+    short_code, short_last_code = region.short_tile, region.short_last_tile
+    places, last_places = table + 16 * region.taps, table + 16 * region.last_taps
+    tap_count, steps, columns = region.tap_count, region.steps, region.columns
+    b_first, k_bytes = b + region.b_first, region.k_bytes
+    a_ahead = region.rows * a_row // max(steps, 1)  # a step, to the next tile after all
+    line, place = tile // in_line, tile % in_line
+    outer, middle = line // middles, line % middles
+    for _ in range(tile, stop):
+        row = min(middle * lines_of_tile, last_line)  # the last may repeat a line
+        pixel = place * pixels - max(place - long, 0)  # short tiles have one less
+        a_tile = a_first + outer * a_outer + row * a_middle + pixel * a_row
+        y_tile = y_first + outer * y_outer + row * y_middle + pixel * y_row
+        tile_code, tile_last_code = code, last_code
+        tile_a_half, tile_y_half = a_half, y_half
+        if place >= long:
+            tile_code, tile_last_code = short_code, short_last_code
+            tile_a_half, tile_y_half = short_a_half, short_y_half
+        for some in range(k, k_end):
+            last = some == last_k
+            call_tile(
+                tile_last_code if last else tile_code,
+                a_tile + some * a_k,
+                b_first + some * k_bytes,
+                y_tile + some * width_bytes,
+                last_places if last else places,
+                tap_count,
+                steps,
+                a_row,
+                tile_a_half,
+                a_ahead,  # (of channels, a_step: there is one step)
+                0,
+                y_row,
+                tile_y_half,
+                columns - some * width,
+                start + some * start_step,
+                0,
+            )
+        place += 1
+        if place == in_line:
+            place, middle = 0, middle + 1
+            if middle == middles:
+                middle, outer = 0, outer + 1
 
 
 @parallel_jit

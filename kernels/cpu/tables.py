@@ -157,7 +157,7 @@ class Job:
 
     rows: int
     columns: int
-    first_line: int  # number of it in the plan's taps
+    first_line: int  # number of it in the plan's lines
     line_count: int
     steps: int
     a_first: int
