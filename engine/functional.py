@@ -391,13 +391,15 @@ def _normalized(
     """Return y, what gives all gradients from grad_y, and in training the call; images (..., C)."""
     mean, var = running
     if training:
+        with_signs = residual is not None and activation is not None
+        signs = _batch_norm_kernel.empty_signs(x) if with_signs else None
         y, batch_mean, inv_std = _batch_norm_kernel.forward(
-            x, weight, bias, mean, var, momentum, eps, residual, activation, moments
+            x, weight, bias, mean, var, momentum, eps, residual, activation, moments, signs
         )
         kept = None if residual is None else y
         call = x, batch_mean, inv_std, weight, bias, kept, activation
         back = _batch_norm_kernel.backward
-        return y, lambda g, sums=None: back(g, *call, sums), Normalization.of(*call)
+        return y, lambda g, sums=None: back(g, *call, sums), Normalization.of(*call, signs)
     y = _batch_norm_kernel.forward_eval(x, weight, bias, mean, var, eps, residual, activation)
     kept = None if residual is None else y
     mean, var = layout.copy(mean), layout.copy(var)  # training may move on before backward

@@ -49,9 +49,10 @@ from ..arrays import (
     full,
     is_bfloat16,
 )
-from ..backend import implementation
+from ..backend import backend_of, implementation
 
 ACTIVATIONS = (None, "relu")
+PACK_BYTES = 16  # of y, whose signs are a byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ class Normalization:
     bias: Array
     y: Array | None
     activation: str | None
+    signs: Array | None = None  # of y
 
     @classmethod
     def of(
@@ -95,9 +97,11 @@ class Normalization:
         bias: Array | None,
         y: Array | None,
         activation: str | None,
+        signs: Array | None = None,
     ) -> "Normalization":
         """Take ones for a missing weight and zeros for a missing bias."""
-        return cls(x, mean, inv_std, _full(weight, x, 1), _full(bias, x, 0), y, activation)
+        weight, bias = _full(weight, x, 1), _full(bias, x, 0)
+        return cls(x, mean, inv_std, weight, bias, y, activation, signs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,22 @@ class GradientSums:
     def parts(self, first: int) -> "GradientSums":
         """Return the parts from ``first`` on, in the same memory."""
         return GradientSums(self.sums[first:], self.products[first:])
+
+
+def empty_signs(x: Array) -> Array | None:
+    """Return an array for the signs of y, where ``conv2d.dgrad_sums`` reads them in y's place.
+
+    Args:
+        x: (..., C), as in ``forward``.
+
+    Returns:
+        (..., bytes), uint8: bit i of a byte tells whether element i of 16 bytes of y is more than
+        0. None where C is no whole number of 16 bytes, and on numpy and numba, which read y.
+    """
+    elements = PACK_BYTES // x.itemsize
+    if backend_of(x) not in ("cuda", "emulator") or x.shape[-1] % elements:
+        return None
+    return empty(x, (*x.shape[:-1], x.shape[-1] // elements), np.uint8)
 
 
 def moments_of(x: Array) -> Moments:
@@ -142,6 +162,7 @@ def forward(
     residual: Array | None = None,
     activation: str | None = None,
     moments: Moments | None = None,
+    signs: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Normalize by the statistics of the batch; update the running ones in place.
 
@@ -157,6 +178,7 @@ def forward(
         residual: Added before the activation, shape, dtype and backend of ``x``, or None.
         activation: ``"relu"`` or None.
         moments: ``moments_of(x)``, where they are known; None to take them.
+        signs: ``empty_signs(x)`` to be filled in, or None.
 
     Returns:
         y (..., C), dtype of ``x``; mean (C,) and inv_std (C,), float64, for ``backward``. An
@@ -190,7 +212,15 @@ def forward(
         weight, bias = _full(weight, x, 1), _full(bias, x, 0)
         operands = (x.reshape(m, c), weight, bias, running_mean, running_var, momentum)
         implementation(__name__, *operands, residual).forward(
-            *operands, eps, _rows(residual, m, c), relu, moments, y.reshape(m, c), mean, inv_std
+            *operands,
+            eps,
+            _rows(residual, m, c),
+            relu,
+            moments,
+            y.reshape(m, c),
+            mean,
+            inv_std,
+            signs,
         )
     return y, mean, inv_std
 

@@ -231,49 +231,55 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 template <bool RESIDUAL>
 __device__ __forceinline__ void normalize_rows(const Storage* x, const Storage* residual,
                                                const Channels& channels, bool relu, Storage* y,
-                                               const Walk& at, int c) {
+                                               unsigned char* signs, const Walk& at, int c) {
 #pragma unroll 4
   for (unsigned row = at.row; row < at.end; row += at.step) {
     const unsigned first = row * c + at.channel;
     const auto values = load_pack<VECTOR>(x + first);
     Pack<Storage, VECTOR> added, result;
+    unsigned bits = 0;
     if (RESIDUAL) added = load_pack<VECTOR>(residual + first);
 #pragma unroll
     for (int i = 0; i < VECTOR; ++i) {
       Real v = channels.normalized(i, values.at[i]);
       if (RESIDUAL) v += to_real(added.at[i]);
       result.at[i] = to_storage<Storage>(relu && v < 0 ? Real(0) : v);
+      bits |= (to_real(result.at[i]) > 0 ? 1u : 0u) << i;
     }
+    if (PACKED && signs) signs[first / VECTOR] = static_cast<unsigned char>(bits);
     store_pack(y + first, result);
   }
 }
 
 // batch_norm_forward_normalize: y = (x - mean) * (inv_std * weight) + bias + residual, and 0 where
 //                               that is below 0 and relu is set; NaN stays NaN
+// With signs, bit i of byte j is whether element i of pack j of y is more than 0.
 //
 // Mapping   slabs x splits, see above.
 // Traffic   reads = STORAGE_BYTES * (1 + has_residual) * m * c
 //                   + (8 * (has_mean + has_inv_std)
 //                      + max(STORAGE_BYTES, 4) * (has_weight + has_bias)) * splits * c
-//           writes = STORAGE_BYTES * m * c
+//           writes = STORAGE_BYTES * m * c * (1 + has_signs / 16)
 // Roofline  6 flops an element: memory bound.
 // Limits    m * c < 2^31. mean, bias and residual may be null: zeros, inv_std and weight: ones.
+//           signs may be null, and is without packs.
 // Source    Ioffe, Szegedy 2015, algorithm 1.
 extern "C" __global__ void __launch_bounds__(BLOCK)
     batch_norm_forward_normalize(const Storage* __restrict__ x, const double* __restrict__ mean,
                                  const double* __restrict__ inv_std,
                                  const Real* __restrict__ weight, const Real* __restrict__ bias,
                                  const Storage* __restrict__ residual, bool relu,
-                                 Storage* __restrict__ y, BatchNormSize size) {
+                                 Storage* __restrict__ y, unsigned char* __restrict__ signs,
+                                 BatchNormSize size) {
   __shared__ SharedChannels shared;
   const Walk at = walk(size);
   shared.set(own_channel(size), mean, inv_std, weight, bias);
   __syncthreads();
   const Channels channels(shared, at.in_slab);
   if (residual)
-    normalize_rows<true>(x, residual, channels, relu, y, at, size.c);
+    normalize_rows<true>(x, residual, channels, relu, y, signs, at, size.c);
   else
-    normalize_rows<false>(x, residual, channels, relu, y, at, size.c);
+    normalize_rows<false>(x, residual, channels, relu, y, signs, at, size.c);
 }
 
 // batch_norm_forward_eval_statistics: mean = running_mean, inv_std = 1 / sqrt(running_var + eps)

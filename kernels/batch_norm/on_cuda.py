@@ -89,6 +89,7 @@ def forward(
     y,
     mean,
     inv_std,
+    signs,
 ):
     size, constants = _cut(x, y, residual)
     _FORWARD_COMBINE.launch(
@@ -105,7 +106,10 @@ def forward(
         STORAGE=x.dtype,
         MOMENTS=moments.means.dtype,
     )
-    arrays = x, mean, inv_std, weight, bias, residual, relu, y
+    if signs is not None and not constants["PACKED"]:  # whose kernel has no packs
+        x, residual = (a if a is None else a.copy() for a in (x, residual))
+        size, constants = _cut(x, y, residual)
+    arrays = x, mean, inv_std, weight, bias, residual, relu, y, signs
     _NORMALIZE.launch(size.grid, *arrays, size, **constants)
 
 
@@ -137,7 +141,7 @@ def backward(
 def forward_eval(x, weight, bias, running_mean, running_var, eps, residual, relu, y):
     mean, inv_std = _running(running_mean, running_var, eps)
     size, constants = _cut(x, y, residual)
-    arrays = x, mean, inv_std, weight, bias, residual, relu, y
+    arrays = x, mean, inv_std, weight, bias, residual, relu, y, None
     _NORMALIZE.launch(size.grid, *arrays, size, **constants)
 
 
@@ -167,13 +171,13 @@ def backward_eval(
         _GRADIENT.launch(size.grid, *arrays, size, **constants)
     else:  # grad_x = grad_y * (inv_std * weight): a normalization without mean and bias
         size, constants = _cut(grad_y, grad_x)
-        arrays = grad_y, None, channels[1], weight, None, None, False, grad_x
+        arrays = grad_y, None, channels[1], weight, None, None, False, grad_x, None
         _NORMALIZE.launch(size.grid, *arrays, size, **constants)
 
 
 def activate(x, residual, relu, y):
     size, constants = _cut(x, y, residual)
-    _NORMALIZE.launch(size.grid, x, *(None,) * 4, residual, relu, y, size, **constants)
+    _NORMALIZE.launch(size.grid, x, *(None,) * 4, residual, relu, y, None, size, **constants)
 
 
 def _cut(*arrays):

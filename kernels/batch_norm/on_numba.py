@@ -58,6 +58,7 @@ def forward(
     y,
     mean,
     inv_std,
+    signs,
 ):
     var = _combined(moments, len(x), mean)
     inv_std[...] = 1 / np.sqrt(var + eps)

@@ -35,7 +35,14 @@ from ..arrays import (
     pair,
 )
 from ..backend import implementation
-from ..batch_norm import ACTIVATIONS, GradientSums, Moments, Normalization, moments_of
+from ..batch_norm import (
+    ACTIVATIONS,
+    PACK_BYTES,
+    GradientSums,
+    Moments,
+    Normalization,
+    moments_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +339,9 @@ def _dgrad(
         images |= {name: (getattr(below, name), size.x_shape) for name in ("x", "y")}
         for name in ("mean", "inv_std", "weight", "bias"):
             check_layout("conv2d", f"below.{name}", getattr(below, name), (size.c,))
+        if below.signs is not None:
+            pixel = size.c * below.x.itemsize // PACK_BYTES
+            check_layout("conv2d", "below.signs", below.signs, (*size.x_shape[:3], pixel))
     _check(size, **images, weight=(w, size.w_shape))
     grad_x = empty(grad_y, size.x_shape)
     found = implementation(__name__, grad_y, w, addend)

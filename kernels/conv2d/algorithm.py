@@ -134,8 +134,11 @@ class Moments:
 
 
 def empty_sums(below: Normalization | None, parts: int) -> GradientSums | None:
-    """Return arrays for the sums of g of a batch-norm, one row a tile of rows of a dgrad."""
-    if below is None:
+    """Return arrays for the sums of g of a batch-norm, one row a tile of rows of a dgrad.
+
+    None where g needs y, but has no signs of it.
+    """
+    if below is None or (below.activation and below.y is not None and below.signs is None):
         return None
     shape = parts, below.x.shape[-1]
     return GradientSums(*(empty(below.x, shape, np.float32) for _ in range(2)))
@@ -150,7 +153,6 @@ def step_back(
     """Return the arguments of a dgrad's kernel from ``addend`` to ``activation``."""
     if below is None or sums is None:
         return (addend, *(None,) * 6, grad_x, None, None, ACTIVATIONS[None])
-    x = below.y if below.activation else None
     channels = below.mean, below.inv_std, below.weight, below.bias
-    arrays = addend, below.x, x, *channels, grad_x, sums.sums, sums.products
+    arrays = addend, below.x, below.signs, *channels, grad_x, sums.sums, sums.products
     return (*arrays, ACTIVATIONS[below.activation])

@@ -31,14 +31,14 @@ struct PhaseRows {
 // Traffic   reads = STORAGE_BYTES * (k * r * s * (n * p * q * ceil_div(c // groups, TILE_N)
 //                   + c // groups * ceil_div(n * ceil_div(h, stride_h) * ceil_div(w, stride_w),
 //                                            TILE_M))
-//                   + n * h * w * c * (has_addend + has_normalized + has_x))
+//                   + n * h * w * c * (has_addend + has_normalized + has_signs / 16))
 //                   + 24 * has_normalized * c * min(stride_h, h) * min(stride_w, w) *
 //                     ceil_div(n * ceil_div(h, stride_h) * ceil_div(w, stride_w), TILE_M)
 //           writes = STORAGE_BYTES * n * h * w * c
 //                    + 8 * has_sums * c * min(stride_h, h) * min(stride_w, w) *
 //                      ceil_div(n * ceil_div(h, stride_h) * ceil_div(w, stride_w), TILE_M)
 //           dram_reads = STORAGE_BYTES * (n * p * q * k + k * r * s * (c // groups)
-//                        + n * h * w * c * (has_addend + has_normalized + has_x))
+//                        + n * h * w * c * (has_addend + has_normalized + has_signs / 16))
 //                        + 24 * has_normalized * c
 //           for whole packs of channels and filters, less the taps that fall on the padding.
 // Roofline  size.flops / size.bytes: 1 x 1 filters are bound by memory, most others by arithmetic.
@@ -49,7 +49,7 @@ struct PhaseRows {
 extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
     conv2d_dgrad_mma(const Storage* __restrict__ grad_y, const Storage* __restrict__ w,
                      const Storage* __restrict__ addend, const Storage* __restrict__ normalized,
-                     const Storage* __restrict__ x, const double* __restrict__ mean,
+                     const unsigned char* __restrict__ signs, const double* __restrict__ mean,
                      const double* __restrict__ inv_std, const Real* __restrict__ weight,
                      const Real* __restrict__ bias, Storage* __restrict__ grad_x,
                      float* __restrict__ sums, float* __restrict__ products, int activation,
@@ -72,7 +72,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT)
   result.put(results);
   __syncthreads();
   const PhaseRows to{phase, size, corner.row, corner.group * group_c + corner.column};
-  const Below below{addend, normalized, x, mean, inv_std, weight, bias, activation, sums, products};
+  const Below below{addend, normalized, signs,      mean, inv_std,
+                    weight, bias,       activation, sums, products};
   const int part = corner.part * tiles_of(largest_phase(size), TILE_M) + corner.row / TILE_M;
   GradientTile<Block, Results>(results, below, channels)
       .store(grad_x, to, group_c - corner.column, corner.group * group_c + corner.column, size.c,

@@ -38,11 +38,11 @@ struct GradientResults {
 // Traffic   reads = (2 * depth * (tiles_n * (all_taps[0] * gemm_m[0] + all_taps[1] * gemm_m[1]
 //                                           + all_taps[2] * gemm_m[2] + all_taps[3] * gemm_m[3])
 //                   + gemm_n * tiles_m * (all_taps[0] + all_taps[1] + all_taps[2] + all_taps[3]))
-//                   + 2 * gemm_n * (has_addend + has_normalized + has_x) *
+//                   + 2 * gemm_n * (has_addend + has_normalized + has_signs / 16) *
 //                     (gemm_m[0] + gemm_m[1] + gemm_m[2] + gemm_m[3]))
 //           dram_reads = 2 * (depth * (pixels_read + gemm_n *
 //                             (all_taps[0] + all_taps[1] + all_taps[2] + all_taps[3]))
-//                             + gemm_n * (has_addend + has_normalized + has_x) *
+//                             + gemm_n * (has_addend + has_normalized + has_signs / 16) *
 //                               (gemm_m[0] + gemm_m[1] + gemm_m[2] + gemm_m[3]))
 //           writes = 2 * gemm_n * (gemm_m[0] + gemm_m[1] + gemm_m[2] + gemm_m[3]
 //                                  + 4 * has_sums * phases * tiles_m)
@@ -56,7 +56,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1)
                        const __grid_constant__ TensorMap map_w,
                        const __grid_constant__ TensorMap map_grad_x,
                        const bfloat16* __restrict__ addend, const bfloat16* __restrict__ normalized,
-                       const bfloat16* __restrict__ x, const double* __restrict__ mean,
+                       const unsigned char* __restrict__ signs, const double* __restrict__ mean,
                        const double* __restrict__ inv_std, const float* __restrict__ weight,
                        const float* __restrict__ bias, bfloat16* __restrict__ grad_x,
                        float* __restrict__ sums, float* __restrict__ products, int activation,
@@ -66,7 +66,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1)
   __shared__ Places places[TEAMS];
   __shared__ __align__(16) NormalizedChannel channels[TEAMS * TILE_N];
   unsigned char* const memory = align_shared<1024>(start);
-  const Below below{addend, normalized, x, mean, inv_std, weight, bias, activation, sums, products};
+  const Below below{addend, normalized, signs,      mean, inv_std,
+                    weight, bias,       activation, sums, products};
   const GradientResults results{size, grad_x, below, channels};
   const PixelTiles<true, GradientResults> tiles(size, maps_grad_y.of, &map_w, &map_grad_x, results,
                                                 memory, places);

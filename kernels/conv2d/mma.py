@@ -88,7 +88,7 @@ def fprop(algorithm, x, w, bias, y, size, moments=None, residual=None, activatio
 
 
 def dgrad(algorithm, grad_y, w, grad_x, size, addend=None, below=None):
-    """Compute grad_x + addend, and go a step back below where no channels are to be padded.
+    """Compute grad_x + addend, and go a step back below where channels are whole packs.
 
     Args:
         algorithm: One of ``algorithms``.
@@ -105,7 +105,8 @@ def dgrad(algorithm, grad_y, w, grad_x, size, addend=None, below=None):
     result = channels.place(grad_x, x_shape, whole_shape)
     if addend is not None:
         addend = channels.padded(addend, x_shape, whole_shape)
-    below = below if result is grad_x else None
+    if result is not grad_x or constants["PACK_BYTES"] < ALIGNMENT:
+        below = None
     across = ceil_div(whole.c // whole.groups, algorithm.tile_n) * whole.groups
     sums = empty_sums(below, grid // across)
     kernel.launch(grid, grad_y, w, *step_back(addend, below, result, sums), whole, **constants)

@@ -351,7 +351,7 @@ def dgrad(algorithm, grad_y, w, grad_x, size, addend=None, below=None):
         grad_y, w, grad_x, size, addend, below: As ``on_cuda.dgrad`` takes them.
 
     Returns:
-        The sums of g where there is something below.
+        The sums of g, if it is g that grad_x holds; else None.
     """
     tile = algorithm.tile_m, algorithm.tile_n
     filters = tensor_map.tiled(_by_tap(w), (_BOX, 1, _BOX), swizzle_bytes=128)

@@ -178,10 +178,10 @@ class Moments {
 // from elsewhere. Where x is activation(batch_norm(normalized) + residual), they go back through the
 // activation too, which gives g, and the sums of g and g * (normalized - mean) are taken of each
 // tile of rows and channel. All that the separate ops would give, bit by bit, but for the sums'
-// order. Images lie as x does; null: there is none.
+// order. Images lie as x does, signs as batch_norm.cu says; null: there is none.
 struct Below {
   const Storage *addend, *normalized;
-  const Storage* x;  // where a residual keeps it from being computed again
+  const unsigned char* signs;  // of x, where a residual keeps it from being computed again
   const double *mean, *inv_std;
   const Real *weight, *bias;
   int activation;
@@ -221,15 +221,15 @@ class GradientTile {
                                             const NormalizedChannel (&channels)[N], float (&sum)[N],
                                             float (&product)[N]) const {
     const Pack<Storage, N> values = load_up_to<N>(below_.normalized + offset, count);
-    Pack<Storage, N> x;
-    if (below_.x != nullptr) x = load_up_to<N>(below_.x + offset, count);
+    const unsigned bits = below_.signs != nullptr ? below_.signs[offset / N] : 0;
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       const NormalizedChannel& channel = channels[i];
       const Real value = centered(to_real(values.at[i]), channel.mean);
-      const Real forward =
-          below_.x != nullptr ? to_real(x.at[i]) : normalized(value, channel.scale, channel.shift);
-      if (below_.activation == RELU && !(forward > 0)) results.at[i] = Number();
+      const bool positive = below_.signs != nullptr
+                                ? bits >> i & 1
+                                : normalized(value, channel.scale, channel.shift) > 0;
+      if (below_.activation == RELU && !positive) results.at[i] = Number();
       const Real g = to_real(results.at[i]);
       sum[i] += g;
       product[i] += g * value;

@@ -10,6 +10,7 @@ from threads import results_by_threads
 from tolerance import UNIT, assert_within
 
 from convolt.kernels import batch_norm
+from convolt.kernels.arrays import dtype_of
 from convolt.kernels.backend import use_backend
 from convolt.kernels.batch_norm.on_cuda import Slabs
 
@@ -337,6 +338,25 @@ def test_memory_at_any_address(backend, rng):
     for name in ref:
         length = 37 if got[name].dtype == np.float64 else 1
         assert_within(got[name], ref[name], size[name], length)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_signs_of_the_result(rng, dtype):
+    """A bit each, whatever the address of what is read."""
+    x, residual = (rng.standard_normal((37, 24)).astype(dtype_of(dtype)) for _ in range(2))
+    shifted = np.empty(x.size + 1, x.dtype)[1:].reshape(x.shape)
+    shifted[...] = residual
+    pack = 16 // x.itemsize
+    with use_backend("emulator"):
+        for added in (residual, shifted):
+            signs = batch_norm.empty_signs(x)
+            call = x, None, None, None, None, 0.1, 1e-5, added, "relu", None
+            y, *_ = batch_norm.forward(*call, signs)
+            np.testing.assert_array_equal(y, batch_norm.forward(*call)[0])
+            bits = np.unpackbits(signs[..., None], axis=-1, count=pack, bitorder="little")
+            np.testing.assert_array_equal(bits.reshape(x.shape) == 1, y > 0)
+            assert (signs >> pack == 0).all() or pack == 8
+        assert batch_norm.empty_signs(x[:, :-1]) is None
 
 
 def bits_of_all(residual, *arrays):

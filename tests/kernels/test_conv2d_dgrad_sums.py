@@ -1,5 +1,7 @@
 """dgrad with an addend, and with a step back through the batch-norm below: what the steps give."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tolerance import assert_within
@@ -47,11 +49,12 @@ def draw(rng, name, dtype, integers=False):
 
 
 def normalization(values, weight, bias, residual, activation="relu"):
+    signs = None if residual is None else batch_norm.empty_signs(values)
     y, mean, inv_std = batch_norm.forward(
-        values, weight, bias, None, None, 0.1, 1e-5, residual, activation
+        values, weight, bias, None, None, 0.1, 1e-5, residual, activation, None, signs
     )
     kept = None if residual is None else y
-    return Normalization.of(values, mean, inv_std, weight, bias, kept, activation), y
+    return Normalization.of(values, mean, inv_std, weight, bias, kept, activation, signs), y
 
 
 def by_steps(grad_y, w, size, addend, y, activation):
@@ -134,6 +137,18 @@ def test_what_has_no_kernel_for_it_leaves_the_step_to_batch_norm(backend, rng):
     plain, sums = conv2d.dgrad_sums(grad_y, w, size, below, addend)
     assert sums is None
     np.testing.assert_array_equal(plain, conv2d.dgrad(grad_y, w, size, addend))
+
+
+@pytest.mark.parametrize("family", ["mma", "wgmma"])
+def test_without_the_signs_a_result_with_a_residual_is_left_to_batch_norm(rng, family):
+    size, (grad_y, w, addend, values, residual), channels = draw(rng, "3x3", "bfloat16")
+    with use_backend("emulator"), use_algorithm(conv2d_dgrad=family):
+        below, _ = normalization(values, *channels, residual)
+        plain, sums = conv2d.dgrad_sums(grad_y, w, size, replace(below, signs=None), addend)
+        assert sums is None
+        np.testing.assert_array_equal(plain, conv2d.dgrad(grad_y, w, size, addend))
+        with pytest.raises(ValueError, match=r"below\.signs has shape"):
+            conv2d.dgrad_sums(grad_y, w, size, replace(below, signs=below.signs[1:]))
 
 
 def test_mma_pads_an_addend_of_odd_channels(rng):

@@ -308,7 +308,7 @@ def batch_norm_backward_eval(scale):
 @case("batch_norm_forward_normalize", name="batch_norm_add_relu")
 def batch_norm_add_relu(scale):
     x, *channels = normalized(scale)
-    more = {"residual": x + 1, "activation": "relu"}
+    more = {"residual": x + 1, "activation": "relu", "signs": batch_norm.empty_signs(x)}
     batch_norm.forward(x, *channels, 0.1, 1e-5, **more)
     return 4 * x.nbytes
 
@@ -416,19 +416,23 @@ def fused_convolution_by_mma(scale):
 
 @case("conv2d_dgrad_mma", name="conv2d_mma_step_back")
 def step_back_by_mma(scale):
-    """Into an odd number of pixels, phase by phase."""
-    grad_y, w, addend = bfloat16s((scale, 13, 13, 64), (64, 1, 1, 80), (scale, 25, 25, 80))
-    step_back(Algorithm("mma", 64, 64, 32), grad_y, w, addend, stride=2)
+    """Through a residual; without one, phase by phase of an odd number of pixels."""
+    algorithm = Algorithm("mma", 64, 64, 32)
+    step_back(algorithm, *bfloat16s((scale, 9, 9, 64), (64, 1, 1, 64), (scale, 9, 9, 64)))
+    arrays = bfloat16s((scale, 13, 13, 64), (64, 1, 1, 80), (scale, 25, 25, 80))
+    step_back(algorithm, *arrays, residual=False, stride=2)
 
 
-def step_back(algorithm, grad_y, w, addend, **window):
-    """By the family of kernels, below a residual; return what all arrays hold."""
+def step_back(algorithm, grad_y, w, addend, residual=True, **window):
+    """By the family of kernels; return what all arrays hold."""
     x, size = addend + addend, Conv2dSize.of(addend.shape, w.shape, **window)
     statistics, channels = np.ones((2, size.c)), np.ones((2, size.c), np.float32)
-    below = batch_norm.Normalization.of(x, *statistics, *channels, addend.copy(), "relu")
+    signs = np.full(x.size // 8, 255, np.uint8)
+    known = (addend, "relu", signs) if residual else (None, "relu")
+    below = batch_norm.Normalization.of(x, *statistics, *channels, *known)
     family, grad_x = {"mma": mma, "wgmma": wgmma}[algorithm.family], np.empty_like(x)
     sums = family.dgrad(algorithm, grad_y, w, grad_x, size, addend, below)
-    moved = grad_y, w, addend, below.x, below.y, grad_x, sums.sums, sums.products
+    moved = grad_y, w, addend, below.x, signs, grad_x, sums.sums, sums.products
     return sum(array.nbytes for array in moved)
 
 
@@ -479,7 +483,8 @@ def step_back_on_hopper(scale):
 @case("conv2d_dgrad_wgmma", name="conv2d_wgmma_step_back_stride_2")
 def strided_step_back_on_hopper(scale):
     grad_y, w, addend = bfloat16s((scale, 13, 13, 64), (64, 3, 3, 64), (scale, 25, 25, 64))
-    step_back(Algorithm("wgmma", 128, 64, 64), grad_y, w, addend, stride=2, padding=1)
+    algorithm = Algorithm("wgmma", 128, 64, 64)
+    step_back(algorithm, grad_y, w, addend, residual=False, stride=2, padding=1)
 
 
 # ---- Loss, random numbers, optimizers, images ------------------------------------------------
