@@ -1,6 +1,7 @@
 """The sides that ``bench.conv2d`` times: convolt's kernels, their definition, PyTorch."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,11 +50,14 @@ def sum_length(verb: str, size: Conv2dSize) -> int:
 
 def prepare_ours(verb: str, problem: Problem, first: Array, second: Array) -> Call:
     """Prepare a call of our kernel on the current backend."""
-    size = problem.size
+    return partial(call_of, verb, first, second, problem.size)
+
+
+def call_of(verb: str, first: Array, second: Array, size: Conv2dSize) -> Array:
+    """Call a verb of the current backend on two arrays."""
     if verb == "fprop":
-        return lambda: conv2d.fprop(first, second, None, size)
-    kernel = {"dgrad": conv2d.dgrad, "wgrad": conv2d.wgrad}[verb]
-    return lambda: kernel(first, second, size)
+        return conv2d.fprop(first, second, None, size)
+    return {"dgrad": conv2d.dgrad, "wgrad": conv2d.wgrad}[verb](first, second, size)
 
 
 def prepare_definition(verb: str, problem: Problem, first: Array, second: Array) -> Call:

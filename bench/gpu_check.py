@@ -4,9 +4,10 @@
     python -m bench.gpu_check --output DIR --phase parity     # one part; may be repeated
 
 DIR gets gpu_check.json, gpu_check.md and gpu_check.log, which are written as it goes: a run that is
-cut off keeps what it has. Each phase has its share of the time. What the machine lacks is skipped,
-what did not fit is cut off, and both are said. The exit status is 1 when a phase failed or was cut
-off, or when there is no GPU.
+cut off keeps what it has; and CSV files for ``bench.plot``, of the times of convolutions and of
+training steps. What all else rests on comes first: instructions, then kernels, then times. Each
+phase has its share of the time. What the machine lacks is skipped, what did not fit is cut off, and
+both are said. The exit status is 1 when a phase failed or was cut off, or when there is no GPU.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from .measure import commit
+from .measure import commit, geomean
 from .phases import Interrupted, Outcome, Phase, Report, Skip, Step, Summary, run_phases
 
 ROOT = Path(__file__).parent.parent
@@ -30,34 +31,62 @@ RESERVE_S = 8.0  # of the minutes: to start, to end what hangs, to write
 
 ROOMS = ("kernels", "engine", "layers", "optim", "models", "training")
 LEAST_ACCURACY = 0.98  # of LeNet-5 on the digits
-LAYERS = ("conv1", "res2a_branch2b", "res3a_branch2b", "res4a_branch1", "res5b_branch2b")
+FAMILIES = ("mma", "wgmma", "simt", "depthwise")
+REPEATS = 1000  # of a convolution by wgmma, for equal bytes
+REPEATED = ("3x3", "clipped")  # cases of bench.families
 TOOLS = ("memcheck", "racecheck", "initcheck")
 EQUAL_FILES = ("best.safetensors", "last.safetensors", "metrics.csv")
 
+# Of bench.conv2d, what is wanted most first: commands of a phase share its time.
+CONVOLUTIONS = {
+    "resnet50-bf16": ("--network", "resnet50", "--batch", "256", "--dtype", "bfloat16"),
+    "resnet50-tf32": ("--network", "resnet50", "--batch", "128", "--precision", "tf32"),
+    "vgg16-bf16": ("--network", "vgg16", "--batch", "64", "--dtype", "bfloat16"),
+    "deepbench-bf16": ("--network", "deepbench", "--dtype", "bfloat16"),
+    "cifar-bf16": ("--network", "cifar", "--batch", "128", "--dtype", "bfloat16"),
+}
+STEPS = {
+    "resnet50-step-bf16": ("--model", "resnet50", "--batch", "128", "--dtype", "bfloat16"),
+    "resnet20-step-tf32": ("--model", "resnet20", "--batch", "128"),
+}
+TUNED = ("resnet50", "--batch", "64", "--dtype", "bf16", "--input-size", "3,224,224")
+TIMED_AFTER = ("--network", "resnet50", "--batch", "64", "--dtype", "bfloat16")
+
+BACKEND = "cuda"
 PYTHON = (sys.executable, "-m")
 CONVOLT = (sys.executable, "-c", "from convolt.cli import main; raise SystemExit(main())")
 NO_TESTS = 5  # pytest's exit status when it has collected none
 
 
 class Check:
-    """The phases, and the scratch folder in which their commands leave files."""
+    """The phases, and the scratch folder in which their commands leave files.
+
+    Attributes:
+        scratch: Gone at the end.
+        results: Where CSV files are kept.
+    """
 
     def __init__(self, scratch: Path) -> None:
-        self.scratch = scratch
+        self.scratch = self.results = scratch
         # A cache of its own: the phase compile starts cold, and those after it find its results.
         os.environ["CONVOLT_CACHE_DIR"] = str(scratch / "cache")
 
     def phases(self) -> tuple[Phase, ...]:
-        """Return all phases in order; the shares add up to the seconds of 9 minutes, about."""
+        """Return all phases in order; the shares are about the seconds of 9 minutes."""
         return (
-            Phase("device", "GPU and driver", 25, self.device, self.see_device, vital=True),
-            Phase("compile", "all kernels for this GPU, cold", 70, self.compile, self.see_kernels),
-            Phase("ptx", "every wrapper of ptx.cuh, on the GPU and the emulator", 60, self.ptx),
-            Phase("parity", "the tests of the kernels, on the GPU", 120, self.parity, parallel=4),
-            Phase("cupy", "the tests with CuPy's arrays", 35, self.cupy),
-            Phase("training", "LeNet-5 on digits, twice", 60, self.training, self.see_training),
-            Phase("benchmarks", "times", 90, self.benchmarks, self.see_benchmarks),
-            Phase("sanitizer", "compute-sanitizer", 80, self.sanitizer, self.see_sanitizer),
+            Phase("device", "GPU and driver", 20, self.device, self.see_device, vital=True),
+            Phase("compile", "all kernels for this GPU, cold", 60, self.compile, self.see_kernels),
+            Phase("ptx", "every wrapper of ptx.cuh, on the GPU and the emulator", 45, self.ptx),
+            Phase("families", "bits of each family's convolutions", 45, self.families),
+            Phase("repeats", "wgmma, again and again", 25, self.repeats),
+            Phase("parity", "the tests of the kernels, on the GPU", 80, self.parity, parallel=4),
+            Phase("cupy", "the tests with CuPy's arrays", 30, self.cupy),
+            Phase("training", "LeNet-5 on digits, twice", 40, self.training, self.see_training),
+            Phase("convolutions", "their times", 75, self.convolutions, self.see_times),
+            Phase("steps", "times of training steps", 40, self.steps, self.see_times),
+            Phase("memory", "times of what memory bounds", 20, self.memory, self.see_times),
+            Phase("tuner", "what timing the kernels brings", 25, self.tuner, self.see_tuner),
+            Phase("sanitizer", "compute-sanitizer", 45, self.sanitizer, self.see_sanitizer),
         )
 
     # Device
@@ -95,6 +124,7 @@ class Check:
             "compiled": len(rows),
             "with_spills_or_stack": sum(bool(r["spills"] or r["stack_bytes"]) for r in rows),
             "not_compiling": sum(bool(row["error"]) for row in rows),
+            "resources": [row for row in rows if row["kernel"].startswith("conv2d")],
         }, []
 
     # Tests
@@ -134,6 +164,23 @@ class Check:
         if find_spec("pytest") is None:
             raise Skip("pytest is not installed")
         return [file.relative_to(ROOT) for file in found]
+
+    # Families of convolutions
+
+    def families(self) -> list[Step]:
+        """Compare each family with the definition."""
+        return [self.bench(f"families-{name}", "families", "--family", name) for name in FAMILIES]
+
+    def repeats(self) -> list[Step]:
+        """Compute the same by wgmma many times."""
+        options = ("--family", "wgmma", "--repeats", str(REPEATS))
+        cases = ((f"repeats-{case}", "--case", case) for case in REPEATED)
+        return [self.bench(name, "families", *options, *words) for name, *words in cases]
+
+    def bench(self, name: str, module: str, *options: str, **environment: str) -> Step:
+        """Return a command of this folder whose report is NAME.json in the scratch folder."""
+        command = (*PYTHON, f"bench.{module}", "--backend", BACKEND, "--json", *options)
+        return Step(name, command, environment, stdout=self.scratch / f"{name}.json")
 
     # compute-sanitizer
 
@@ -188,38 +235,78 @@ class Check:
             faults += [f"{name} of two equal runs differs" for name in unequal]
         return summary, faults
 
-    # Benchmarks
+    # Times
 
-    def benchmarks(self) -> list[Step]:
-        """Time convolutions beside PyTorch where it works, and the kernels that memory bounds."""
+    def convolutions(self) -> list[Step]:
+        """Time convolutions, beside PyTorch where it works."""
+        return [self.timed(name, "conv2d", *words) for name, words in CONVOLUTIONS.items()]
+
+    def steps(self) -> list[Step]:
+        """Time training steps, beside PyTorch where it works."""
+        return [self.timed(name, "training_step", *words) for name, words in STEPS.items()]
+
+    def memory(self) -> list[Step]:
+        """Time the other ops beside a copy."""
+        return [self.bench("roofline", "roofline")]
+
+    def timed(self, name: str, module: str, *options: str) -> Step:
+        """Return a benchmark with its peer, whose rows are kept."""
         peer = () if _why_no_torch() else ("--peer", "torch")
-        layers = (word for name in LAYERS for word in ("--layer", name))
-        words = {
-            "lenet5": ("conv2d", "--network", "lenet5", "--repeats", "5", *peer),
-            "resnet50": ("conv2d", "--network", "resnet50", "--batch", "32", *layers, *peer),
-            "roofline": ("roofline",),
-        }
-        return [
-            Step(
-                name,
-                (*PYTHON, f"bench.{module}", "--backend", "cuda", "--json", *options),
-                stdout=self.scratch / f"{name}.json",
-            )
-            for name, (module, *options) in words.items()
-        ]
+        output = ("--output", str(self.results / f"{name}.csv"))
+        return self.bench(name, module, *options, *peer, *output)
 
-    def see_benchmarks(self, outcomes: list[Outcome]) -> tuple[Summary, list[str]]:
+    def see_times(self, outcomes: list[Outcome]) -> tuple[Summary, list[str]]:
         """Return the tables."""
-        summary: Summary = {"peer": _why_no_torch() or "torch, ieee float32"}
+        summary: Summary = {"peer": _why_no_torch() or "torch"}
         for outcome in outcomes:
             if outcome.status != "passed":
                 continue
             name = outcome.step.name
             report = json.loads((self.scratch / f"{name}.json").read_text())
-            numbers = ("geomean_ratio", "copy_gigabytes_per_s", "matrix_product_gflops")
-            summary |= {f"{name} {key}": report[key] for key in numbers if report.get(key)}
-            summary[name] = report["results"]
+            summary |= {f"{name} {key}": report[key] for key in NUMBERS if report.get(key)}
+            summary |= {name: report["results"]} if "results" in report else {}
         return summary, []
+
+    def tuner(self) -> list[Step]:
+        """Time the kernels of a network, then its convolutions by model and by what was timed."""
+        tune = Step("tune", (*CONVOLT, "tune-kernels", *TUNED, "--backend", BACKEND))
+        return [
+            tune,
+            self.bench("by-table", "conv2d", *TIMED_AFTER, CONVOLT_TUNE="cached"),
+            self.bench("by-model", "conv2d", *TIMED_AFTER, CONVOLT_TUNE="off"),
+        ]
+
+    def see_tuner(self, outcomes: list[Outcome]) -> tuple[Summary, list[str]]:
+        """Compare the times, shape by shape."""
+        table, model = (
+            json.loads((self.scratch / f"by-{name}.json").read_text())["results"]
+            for name in ("table", "model")
+        )
+        pairs = list(zip(table, model, strict=True))
+        ratios = [b["time_us"] / a["time_us"] for a, b in pairs]
+        chosen = [
+            {
+                "shape": f"{a['name']} {a['verb']}",
+                "by table": a["algorithm"],
+                "by model": b["algorithm"],
+                "model / table": b["time_us"] / a["time_us"],
+            }
+            for a, b in pairs
+            if a["algorithm"] != b["algorithm"]
+        ]
+        return {
+            "geomean of model / table": geomean(ratios),
+            "other algorithms": len(chosen),
+            "chosen otherwise": chosen,
+        }, []
+
+
+NUMBERS = (
+    *("geomean_ratio", "geomean_roofline_share", "geomean_predicted_share"),
+    *("ratio", "ours_s", "peer_s", "images_per_s", "peer_images_per_s"),
+    *("copy_gigabytes_per_s", "matrix_product_gflops"),
+)
+"""Of the benchmarks' reports, what belongs in a line."""
 
 
 @cache
@@ -239,7 +326,8 @@ def main() -> int:
     """Read the command line and run the phases."""
     start_s = time.monotonic()
     with TemporaryDirectory(prefix="gpu_check-", ignore_cleanup_errors=True) as scratch:
-        phases = Check(Path(scratch)).phases()
+        check = Check(Path(scratch))
+        phases = check.phases()
         names = [phase.name for phase in phases]
         parser = argparse.ArgumentParser(
             prog="python -m bench.gpu_check", description="Check convolt on a machine with a GPU."
@@ -251,6 +339,7 @@ def main() -> int:
         parser.add_argument("--minutes", type=float, default=9.0, help="in which all ends")
         parser.add_argument("--commit", help="what to call it where git cannot be asked")
         arguments = parser.parse_args()
+        check.results = arguments.output
         wanted = {names[0], *(arguments.phase or names)}
         chosen = [phase for phase in phases if phase.name in wanted]
         facts = {

@@ -202,3 +202,55 @@ def test_training_steps_refuse_options_that_do_not_go_together(run):
     words = ("bench.training_step", "--backend", "numpy")
     assert "are a GPU's" in run(*words, "--precision", "tf32").stderr
     assert "--peer torch" in run(*words, "--compile").stderr
+
+
+# ---- Families of kernels -------------------------------------------------------------------------
+
+
+ONE_CASE = ("bench.families", "--backend", "emulator", "--family", "mma", "--case", "odd_channels")
+
+
+def test_each_algorithm_of_a_family_is_checked(run, emulator):
+    result = run(*ONE_CASE, "--repeats", "2", "--json")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(result.stdout)["results"]
+    assert {row["verb"] for row in rows} == {"fprop", "dgrad", "wgrad"}
+    assert {(row["dtype"], row["precision"]) for row in rows} == {
+        ("bfloat16", "ieee"),
+        ("float32", "tf32"),
+    }
+    assert all(row["algorithm"].startswith("mma_") for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("y[0, 0, 0, 0] += 1", "elements differ, the first at (0, 0, 0, 0)"),
+        ("y[0, 0, 0, 0] = numpy.nan", "elements differ, the first at (0, 0, 0, 0)"),
+        ("y[0, 0, 0, 0] += calls == 2", "result 1 of 3 has other bytes than the first"),
+    ],
+    ids=["wrong", "not_written", "changes"],
+)
+def test_a_family_with_a_fault_is_found(run, emulator, tmp_path, monkeypatch, fault, said):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import numpy\n"
+        "from convolt.kernels.conv2d import mma\n"
+        "right, calls = mma.fprop, -1\n"
+        "def wrong(algorithm, x, w, bias, y, size):\n"
+        "    global calls\n"
+        "    calls += 1\n"
+        "    right(algorithm, x, w, bias, y, size)\n"
+        f"    {fault}\n"
+        "mma.fprop = wrong\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    result = run(*ONE_CASE, "--repeats", "3")
+    assert result.returncode == 1
+    assert "odd_channels fprop" in result.stderr
+    assert said in result.stderr
+
+
+def test_families_are_kernels(run):
+    result = run("bench.families", "--backend", "numpy")
+    assert result.returncode == 1
+    assert "cuda or emulator" in result.stderr

@@ -335,7 +335,7 @@ def test_without_a_gpu_the_check_fails_and_says_so(run, tmp_path, monkeypatch):
 def test_the_check_knows_its_phases(run, tmp_path):
     result = run("bench.gpu_check", "--output", str(tmp_path), "--phase", "prity")
     assert result.returncode == 2
-    for name in ("device", "compile", "ptx", "parity", "cupy", "sanitizer", "training"):
+    for name in ("device", "ptx", "families", "repeats", "convolutions", "steps", "tuner"):
         assert f"'{name}'" in result.stderr or name in result.stderr
     assert not list(tmp_path.iterdir())
 
@@ -399,3 +399,54 @@ def test_benchmarks_take_cupy_arrays(repository):
     found = json.loads(result.stdout)
     assert found["verbs"] == ["fprop"] * 2 + ["dgrad"] * 2 + ["wgrad"] * 2
     assert 2 < found["loss"] < 3  # about log 10
+
+
+PHASES_ON_EMULATOR = """
+import json, subprocess, sys
+from pathlib import Path
+from bench import gpu_check
+from bench.phases import Outcome, PASSED
+scratch = Path(sys.argv[1])
+tiny = ("--network", "lenet5", "--batch", "1", "--layer", "conv2", "--verb", "wgrad")
+tiny += ("--dtype", "bfloat16", "--repeats", "1")
+gpu_check.BACKEND, gpu_check.FAMILIES, gpu_check.REPEATS = "emulator", ("depthwise",), 2
+gpu_check.REPEATED = ("1x1",)
+gpu_check.CONVOLUTIONS = {"tiny-bf16": tiny}
+gpu_check.STEPS = {"tiny-step": ("--model", "lenet5", "--batch", "1", "--steps", "1")}
+gpu_check.TIMED_AFTER = tiny
+gpu_check._why_no_torch = lambda: "no peer"
+check = gpu_check.Check(scratch)
+summaries = {}
+for phase in check.phases():
+    if phase.name in ("families", "repeats", "convolutions", "steps", "tuner"):
+        steps = [step for step in phase.steps() if step.name != "tune"]
+        for step in steps:
+            environment = {**gpu_check.os.environ, **step.environment}
+            with step.stdout.open("w") as out:
+                subprocess.run(step.command, stdout=out, env=environment, check=True)
+        if phase.conclude:
+            summary, faults = phase.conclude([Outcome(step, PASSED) for step in steps])
+            assert not faults
+            summaries[phase.name] = summary
+        else:
+            summaries[phase.name] = json.loads(steps[-1].stdout.read_text())["checked"]
+print(json.dumps(summaries))
+"""
+
+
+def test_phases_of_the_convolutions_run_with_the_emulator(repository, tmp_path):
+    if reason := why_not("emulator"):
+        pytest.skip(reason)
+    command = python(PHASES_ON_EMULATOR, tmp_path)
+    result = subprocess.run(
+        command, cwd=repository, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["families"] > 0
+    assert found["repeats"] > 0
+    assert 0 < found["convolutions"]["tiny-bf16 geomean_roofline_share"] < 1
+    assert [row["verb"] for row in found["convolutions"]["tiny-bf16"]] == ["wgrad"]
+    assert found["steps"]["tiny-step images_per_s"] > 0
+    assert found["tuner"]["geomean of model / table"] > 0
+    assert {path.name for path in tmp_path.glob("*.csv")} == {"tiny-bf16.csv", "tiny-step.csv"}
