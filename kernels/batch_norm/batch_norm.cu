@@ -199,7 +199,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 3)
 // Roofline  5 flops a split and channel: bound by latency, a few microseconds.
 // Limits    running_mean and running_var may be null, both, and momentum then too.
 // Source    Chan, Golub, LeVeque 1983, equation 2.1, for many parts at once.
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     batch_norm_forward_combine(const MOMENTS* __restrict__ means,
                                const MOMENTS* __restrict__ squares, Real* __restrict__ running_mean,
                                Real* __restrict__ running_var, const double* __restrict__ momentum,
