@@ -10,16 +10,23 @@ distances and offsets are in bytes unless said otherwise; ``first`` is where som
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 
+@cache
+def _dtype(kind: type) -> np.dtype:
+    """Return the dtype of a ``kind`` below, one object: Numba knows it again at each call."""
+    return np.dtype([(field.name, np.int64) for field in fields(kind)])
+
+
 def table(kind: type, records: Sequence[Any]) -> np.ndarray:
     """Return records of a ``kind`` below as an array, which jitted code reads by the same names."""
-    names = [field.name for field in fields(kind)]
-    rows = [tuple(getattr(record, name) for name in names) for record in records]
-    return np.array(rows, [(name, np.int64) for name in names])
+    dtype = _dtype(kind)
+    names = dtype.names or ()
+    return np.array([tuple(getattr(record, n) for n in names) for record in records], dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
