@@ -247,7 +247,7 @@ class Check:
 
     def memory(self) -> list[Step]:
         """Time the other ops beside a copy."""
-        return [self.bench("roofline", "roofline")]
+        return [self.bench("roofline", "roofline"), self.timed("memory_bound", "memory_bound")]
 
     def timed(self, name: str, module: str, *options: str) -> Step:
         """Return a benchmark with its peer, whose rows are kept."""

@@ -9,8 +9,11 @@ results at each call, as whoever calls them gets them, except where an op works 
 
 gigabytes_per_s is the least bytes of the op (``memory_ops.py``) by our time; share_of_copy is that
 by copy_gigabytes_per_s, the bandwidth of a copy of an array of this size, the best of several
-(``roofs.py``). The copy takes turns with the op: on a machine that is not alone, bandwidth changes
-from second to second. ratio = peer_s / ours_s: above 1 we are faster.
+(``roofs.py``; on a GPU CuPy's). The copy takes turns with the op: on a machine that is not alone,
+bandwidth changes from second to second. ratio = peer_s / ours_s: above 1 we are faster.
+
+A GPU (backends ``cuda``, and ``emulator`` in its place) is timed as ``gpu.py`` says, with L2 cold;
+``bench.roofline`` says what its kernels move by their own formulas.
 """
 
 import argparse
@@ -20,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from convolt.kernels.backend import current_backend
+from convolt.kernels.backend import array_module, current_backend
 
+from . import gpu
 from .measure import (
     UNIT,
     Unfit,
@@ -75,7 +79,12 @@ def measure(name: str, on: Operands, copy: Copy, torch: Any, repeats: int) -> di
     if torch is not None:
         sides.append(case.theirs(torch))
         compare(name, case, *(side() for side in sides))
-    ours_s, *peer_s, copy_s = interleaved([*sides, copy.call], repeats)
+    sides.append(copy.call)
+    if current_backend() in gpu.BACKENDS:
+        times_s = gpu.medians_s([[side] for side in sides], repeats)
+    else:
+        times_s = interleaved(sides, repeats)
+    ours_s, *peer_s, copy_s = times_s
     rate, copy_rate = case.bytes / ours_s / 1e9, copy.bytes / copy_s / 1e9
     return {
         "op": name,
@@ -89,13 +98,19 @@ def measure(name: str, on: Operands, copy: Copy, torch: Any, repeats: int) -> di
     }
 
 
+def gpu_copy(on: Operands) -> Copy:
+    """Return the copy of images into others, on a GPU."""
+    x, module = on.images(), array_module()
+    y = module.empty_like(x)
+    return Copy(lambda: module.copyto(y, x), 2 * x.nbytes, 0.0)
+
+
 def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure every op and return the report."""
-    if current_backend() == "cuda":
-        raise Unfit("--backend cuda: bench.roofline times the kernels of a GPU")
     torch = require_torch() if arguments.peer else None
     on = Operands(arguments.shape, arguments.dtype)
-    copy = best_copy(on.moved(on.nhwc))
+    on_gpu = current_backend() in gpu.BACKENDS
+    copy = gpu_copy(on) if on_gpu else best_copy(on.moved(on.nhwc))
     names = tracked(arguments.op or list(OPS), "memory_bound")
     rows = [measure(name, on, copy, torch, arguments.repeats) for name in names]
     return {

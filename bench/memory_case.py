@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from convolt.kernels.arrays import Array
+from convolt.kernels.backend import array_module, is_cupy
 from convolt.kernels.pooling_window import PoolSize
 
-from .measure import normal
+from .measure import normal, to_torch
 
 Call = Callable[[], Any]
 
@@ -38,7 +40,10 @@ class Case:
 
 
 class Operands:
-    """Random arrays for images of the public shape (N, C, H, W), and flat ones as large."""
+    """Random arrays for images of the public shape (N, C, H, W), and flat ones as large.
+
+    They lie where the backend computes.
+    """
 
     def __init__(self, shape: tuple[int, int, int, int], dtype: str) -> None:
         self.n, self.c, self.h, self.w = shape
@@ -46,18 +51,23 @@ class Operands:
         self.nhwc = (self.n, self.h, self.w, self.c)
         self.elements = int(np.prod(shape))
         self._random = np.random.default_rng(0)
+        self._module = array_module()
 
-    def random(self, *shape: int) -> np.ndarray:
+    def put(self, array: np.ndarray) -> Array:
+        """Carry an array to where the backend computes."""
+        return self._module.asarray(array)
+
+    def random(self, *shape: int) -> Array:
         """Return normally distributed numbers."""
-        return normal(self._random, shape, self.dtype.name)
+        return self.put(normal(self._random, shape, self.dtype.name))
 
-    def images(self) -> np.ndarray:
+    def images(self) -> Array:
         """Return N H W C memory."""
         return self.random(*self.nhwc)
 
-    def channels(self) -> np.ndarray:
+    def channels(self) -> Array:
         """Return a number between 0.5 and 1.5 for each channel."""
-        return self._random.random(self.c, self.dtype.type) + self.dtype.type(0.5)
+        return self.put(self._random.random(self.c, self.dtype.type) + self.dtype.type(0.5))
 
     def moved(self, *shapes: tuple[int, ...]) -> int:
         """Return the bytes of arrays of these shapes."""
@@ -68,9 +78,9 @@ class Operands:
         return PoolSize.of("pool", self.nhwc, kernel_size=window, stride=stride, padding=padding)
 
 
-def shared(torch: Any, array: np.ndarray) -> Any:
+def shared(torch: Any, array: Array) -> Any:
     """Return PyTorch's view of the same memory: N H W C as N C H W in channels_last."""
-    tensor = torch.from_dlpack(array)
+    tensor = to_torch(torch, array)
     return tensor.permute(0, 3, 1, 2) if array.ndim == 4 else tensor
 
 
@@ -87,4 +97,5 @@ def on_shared(name: str, *arguments: Any) -> Callable[[Any], Call]:
 
 
 def _view(torch: Any, argument: Any) -> Any:
-    return shared(torch, argument) if isinstance(argument, np.ndarray) else argument
+    is_array = isinstance(argument, np.ndarray) or is_cupy(argument)
+    return shared(torch, argument) if is_array else argument

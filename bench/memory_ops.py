@@ -23,8 +23,10 @@ from convolt.kernels import (
     softmax_cross_entropy,
 )
 from convolt.kernels import random as random_kernel
+from convolt.kernels.arrays import Array
 
 from . import memory_images as images
+from .measure import to_host, to_torch
 from .memory_case import Call, Case, Operands, on_shared, shared
 
 CLASSES = 1000  # of wide logits
@@ -58,7 +60,7 @@ def accumulate(on: Operands) -> Case:
     y, x = on.images(), on.images()
     copy = y.copy()
 
-    def ours() -> np.ndarray:
+    def ours() -> Array:
         elementwise.accumulate(y, x)
         return y
 
@@ -71,7 +73,7 @@ def accumulate(on: Operands) -> Case:
 def drop(backward: bool, on: Operands) -> Case:
     """Prepare dropout or its gradient; our mask is computed again, not read."""
     x = on.images()
-    ticket = random_kernel.ticket(np.array([1, 0], np.uint64), on.elements)
+    ticket = random_kernel.ticket(on.put(np.array([1, 0], np.uint64)), on.elements)
 
     def theirs(torch: Any) -> Call:
         tensor = shared(torch, x)
@@ -80,9 +82,9 @@ def drop(backward: bool, on: Operands) -> Case:
         mask = torch.empty_like(tensor, dtype=torch.bool).bernoulli_(1 - P)
         return partial(torch.ops.aten.native_dropout_backward, tensor, mask, 1 / (1 - P))
 
-    def comparable(got: np.ndarray, ref: Any) -> tuple[Any, Any]:
+    def comparable(got: Any, ref: Any) -> tuple[Any, Any]:
         """Masks differ: compare what both kept, and how much each did, within 6 deviations."""
-        ref = ref.permute(0, 2, 3, 1).numpy()
+        got, ref = to_host(got), to_host(ref.permute(0, 2, 3, 1))
         both = (got != 0) & (ref != 0)
         allowed = 6 * (P * (1 - P) / got.size) ** 0.5
         fair = [np.array(abs((y != 0).mean() - (1 - P)) <= allowed) for y in (got, ref)]
@@ -95,9 +97,10 @@ def drop(backward: bool, on: Operands) -> Case:
 # Loss, optimizers
 
 
-def _logits(on: Operands) -> tuple[np.ndarray, np.ndarray]:
+def _logits(on: Operands) -> tuple[Array, Array]:
     rows = max(1, on.elements // CLASSES)
-    return on.random(rows, CLASSES), np.random.default_rng(1).integers(CLASSES, size=rows)
+    target = np.random.default_rng(1).integers(CLASSES, size=rows)
+    return on.random(rows, CLASSES), on.put(target)
 
 
 def cross_entropy(on: Operands) -> Case:
@@ -116,7 +119,7 @@ def cross_entropy_backward(on: Operands) -> Case:
     """Prepare its gradient, from what the forward call saves."""
     logits, target = _logits(on)
     loss, saved = softmax_cross_entropy.forward(logits, target, None, -100, 0.0, "mean")
-    grad = np.ones_like(loss)
+    grad = on.put(np.ones(loss.shape, on.dtype))
 
     def theirs(torch: Any) -> Call:
         tensor = shared(torch, logits).requires_grad_()
@@ -141,9 +144,10 @@ def _stepper(
     state = [np.zeros_like(param) for _ in range(states)]
     rows = np.zeros((1, segments.COLUMNS), np.int64)
     rows[0, segments.SIZE], rows[0, segments.ACTIVE] = on.elements, 1
+    tables = on.put(rows), on.put(np.array([hyper], np.float64))
 
-    def ours() -> np.ndarray:
-        step(param, grad, *state, rows, np.array([hyper], np.float64))
+    def ours() -> Array:
+        step(param, grad, *state, *tables)
         return param
 
     def prepare(torch: Any) -> Call:
@@ -186,7 +190,7 @@ def to_channels_last(on: Operands) -> Case:
     x = on.random(on.n, on.c, on.h, on.w)
 
     def theirs(torch: Any) -> Call:
-        tensor = torch.from_dlpack(x)
+        tensor = to_torch(torch, x)
         return lambda: tensor.contiguous(memory_format=torch.channels_last)
 
     return Case(on.moved(*[on.nhwc] * 2), partial(layout.channels_last, x), theirs)

@@ -37,7 +37,7 @@ class Copy:
 
     call: Callable[[], object]
     bytes: int
-    bytes_s: float  # its bandwidth when it was chosen
+    bytes_s: float  # its bandwidth when it was chosen; 0 where there was no choice
 
 
 def best_copy(copied_bytes: int, repeats: int = REPEATS) -> Copy:

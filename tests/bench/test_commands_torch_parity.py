@@ -41,7 +41,9 @@ for name, prepare in OPS.items():
 """
 
 
-@pytest.mark.parametrize(("backend", "dtype"), [("numpy", "float64"), ("numba", "float32")])
+@pytest.mark.parametrize(
+    ("backend", "dtype"), [("numpy", "float64"), ("numba", "float32"), ("emulator", "float32")]
+)
 def test_memory_bound_ops_agree_with_torch(repository, backend, dtype):
     command = (sys.executable, "-c", COMPARE, backend, dtype)
     result = subprocess.run(

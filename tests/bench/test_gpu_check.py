@@ -364,7 +364,8 @@ import json, sys
 sys.path[:0] = ["tests", "."]
 import pytest
 import host_cupy
-from bench import conv2d, conv2d_gpu, gpu, problems, roofline, training_step
+from bench import conv2d, conv2d_gpu, gpu, memory_bound, memory_case, problems, roofline
+from bench import training_step
 from convolt import use_backend
 gpu.free_bytes = lambda: 1 << 30
 with pytest.MonkeyPatch.context() as patch, host_cupy.installed(patch), use_backend("cuda"):
@@ -381,6 +382,10 @@ with pytest.MonkeyPatch.context() as patch, host_cupy.installed(patch), use_back
             call()
         assert sum(moved) > 0
     on.copy()()
+    images = memory_case.Operands((2, 3, 6, 5), "float32")
+    copy = memory_bound.gpu_copy(images)
+    for name in memory_bound.OPS:
+        assert memory_bound.measure(name, images, copy, None, 1)["gigabytes_per_s"] > 0
     weights = training_step.initial_weights("lenet5", "float32")
     batch = training_step.batch("lenet5", 1, "float32")
     loss = training_step.step_of_convolt("lenet5", weights, *batch)().item()
