@@ -59,3 +59,15 @@ def test_a_step_of_lenet5_moves_what_the_emulator_counts(run, on_emulator):
 def on_emulator():
     with use_backend("emulator"):
         yield
+
+
+def test_a_step_of_resnet50_moves_no_more_than_is_asked_of_it(run):
+    options = "--model resnet50 --batch 256 --image 224 224 3 --dtype bfloat16 --json"
+    done = run("bench.step_traffic", *options.split())
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["megabytes_per_image"] <= 310
+    launches = {row["kernel"]: row["launches"] for row in report["results"]}
+    assert launches["batch_norm_backward_combine"] == 53
+    assert launches["batch_norm_backward_sums"] == 6  # below poolings, and of the shortcuts
+    assert launches["elementwise_add"] == 53  # the counts of batches: no gradients
