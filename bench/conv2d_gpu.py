@@ -110,6 +110,7 @@ def _figures(
         "tflops": asked.size.flops / ours_s / 1e12,
         "gigabytes_per_s": least_bytes(asked) / ours_s / 1e9,
         "flops_per_byte": asked.size.flops / max(1, least_bytes(asked)),
+        "ceiling_tflops": asked.size.flops / compute_s / 1e12 if compute_s else None,
         "floor_us": floor_s * 1e6,
         "limited_by": "compute" if compute_s >= memory_s else "memory",
         "roofline_share": floor_s / ours_s,

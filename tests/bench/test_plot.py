@@ -54,3 +54,31 @@ def test_files_without_a_picture_are_an_error(run, write, tmp_path):
     assert result.returncode == 1
     assert "ratios of nothing" in result.stderr
     assert not (tmp_path / "no.svg").exists()
+
+
+def gpu_rows():
+    points = {"fprop": (10.0, 20.0), "dgrad": (300.0, 500.0), "wgrad": (1000.0, 600.0)}
+    ceilings = {"ceilings": "known", "ceiling_copy_gigabytes_per_s": 3000, "ceiling_tflops": 800}
+    return [
+        {**WHERE, **SIDES, **ceilings, "gpu": "a GPU", "benchmark": "conv2d", "verb": verb}
+        | {"flops_per_byte": intensity, "tflops": speed, "roofline_share": 0.5}
+        for verb, (intensity, speed) in points.items()
+    ]
+
+
+def test_a_roofline_becomes_a_picture(run, write, tmp_path):
+    pytest.importorskip("matplotlib")
+    output = tmp_path / "roofline.svg"
+    result = run("bench.plot", write("g.csv", gpu_rows()), "--roofline", "--output", str(output))
+    assert result.returncode == 0, result.stderr
+    picture = output.read_text()
+    for text in ("50% of the roofline", "a GPU, float32, 2026-11-21", "fprop", "wgrad"):
+        assert text in picture
+
+
+def test_a_roofline_is_of_a_gpu(run, write, tmp_path):
+    output = tmp_path / "no.svg"
+    words = ("bench.plot", write("c.csv", conv2d_rows()), "--roofline", "--output", str(output))
+    result = run(*words)
+    assert result.returncode == 1
+    assert "roofline_shares of nothing" in result.stderr
