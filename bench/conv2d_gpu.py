@@ -2,7 +2,7 @@
 
 What ``python -m bench.conv2d --backend cuda`` prints; ``gpu.py`` has how it is timed. For each
 shape and verb the results are compared first, with the peer's or, without one, with those of our
-kernels without tensor cores.
+kernels without tensor cores; where they differ, nothing is timed, and the exit status is 1.
 
 roofline_share is the larger of two floors (operations at the speed of a library's matrix product,
 taps on the padding counted; each array moved once at the bandwidth of a copy) by our time. The
@@ -11,6 +11,7 @@ predicted_share is the time that the model of cost predicts by ours: 1 where the
 """
 
 import argparse
+import sys
 from typing import Any
 
 import numpy as np
@@ -129,21 +130,32 @@ def _pair(value: tuple[int, int]) -> str:
 def results(
     todo: list[tuple[Problem, str]], arguments: argparse.Namespace, torch: Any
 ) -> dict[str, Any]:
-    """Measure, and return the part of the report that is a GPU's own."""
+    """Measure, and return the part of the report that is a GPU's own.
+
+    Raises:
+        Unfit: No result is right.
+    """
     peer = PEERS[arguments.peer] if arguments.peer else None
     ceilings = device.gpu()
     if arguments.ceilings == "measured":
         ceilings = device.measured_ceilings(torch, arguments.repeats)
-    rows = [
-        measure(problem, verb, peer, arguments.dtype, arguments.repeats, ceilings)
-        for problem, verb in tracked(todo, "conv2d")
-    ]
+    rows, faults = list[dict[str, Any]](), list[str]()
+    for problem, verb in tracked(todo, "conv2d"):
+        try:
+            options = (arguments.dtype, arguments.repeats, ceilings)
+            rows.append(measure(problem, verb, peer, *options))
+        except Unfit as fault:  # it is not timed; the others are
+            print(f"error: {fault}", file=sys.stderr, flush=True)
+            faults.append(str(fault))
+    if not rows:
+        raise Unfit(faults[0])
     return {
         "gpu_of_model": device.gpu().name,
         "ceilings": arguments.ceilings,
         "ceiling_copy_gigabytes_per_s": ceilings.dram_bytes_s / 1e9,
         "ceiling_bf16_tflops": ceilings.matmul_flops_s / 1e12,
         "results": rows,
+        "faults": faults,
         "geomean_roofline_share": geomean(row["roofline_share"] for row in rows),
         "geomean_predicted_share": geomean(row["predicted_share"] for row in rows),
     }

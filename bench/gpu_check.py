@@ -24,7 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from .measure import commit, geomean
-from .phases import Interrupted, Outcome, Phase, Report, Skip, Step, Summary, run_phases
+from .phases import CUT_OFF, Interrupted, Outcome, Phase, Report, Skip, Step, Summary, run_phases
 
 ROOT = Path(__file__).parent.parent
 RESERVE_S = 8.0  # of the minutes: to start, to end what hangs, to write
@@ -259,10 +259,11 @@ class Check:
         """Return the tables."""
         summary: Summary = {"peer": _why_no_torch() or "torch"}
         for outcome in outcomes:
-            if outcome.status != "passed":
-                continue
             name = outcome.step.name
-            report = json.loads((self.scratch / f"{name}.json").read_text())
+            path = self.scratch / f"{name}.json"
+            if outcome.status == CUT_OFF or not path.exists() or not path.stat().st_size:
+                continue
+            report = json.loads(path.read_text())  # also where it failed for some wrong results
             summary |= {f"{name} {key}": report[key] for key in NUMBERS if report.get(key)}
             summary |= {name: report["results"]} if "results" in report else {}
         return summary, []

@@ -178,7 +178,7 @@ def run_command(
         show(report)
     if arguments.output is not None:
         _write(arguments.output, report)
-    return 0
+    return 1 if report.get("faults") else 0
 
 
 def _choose_backend(name: str | None) -> None:

@@ -113,7 +113,7 @@ def _picture(output: Path, *shape: int, **options: Any) -> Iterator[tuple[Any, A
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    style = {"svg.fonttype": "none", "svg.hashsalt": "convolt", "font.size": 7}
+    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "convolt", "font.size": 7}
     style |= {"font.sans-serif": ["DejaVu Sans"]}  # no list of others, at each text of an SVG
     with pyplot.rc_context(style):
         figure, axes = pyplot.subplots(*shape, **options)

@@ -176,6 +176,25 @@ def test_results_that_differ_end_the_run(run, emulator, tmp_path, monkeypatch):
     result = run("bench.conv2d", *TINY, *words)
     assert result.returncode == 1
     assert "lenet5 conv2 fprop: the outputs differ" in result.stderr
+    assert not result.stdout
+
+
+def test_what_is_right_is_timed_beside_what_is_not(run, emulator, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(
+        "from convolt.kernels.conv2d import mma\n"
+        "def wrong(algorithm, x, w, bias, y, size, **options):\n"
+        "    y[...] = 0\n"
+        "mma.fprop = wrong\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("CONVOLT_ALGORITHM", "conv2d_fprop=mma")
+    words = ("--layer", "conv2", "--dtype", "bfloat16", "--json")
+    result = run("bench.conv2d", *TINY, *words)
+    assert result.returncode == 1
+    report = json.loads(result.stdout)
+    assert [row["verb"] for row in report["results"]] == ["dgrad", "wgrad"]
+    assert len(report["faults"]) == 1
+    assert report["faults"][0] in result.stderr
 
 
 def test_bfloat16_and_tf32_are_for_a_gpu(run):

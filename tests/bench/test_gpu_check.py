@@ -365,7 +365,7 @@ sys.path[:0] = ["tests", "."]
 import pytest
 import host_cupy
 from bench import conv2d, conv2d_gpu, gpu, memory_bound, memory_case, problems, roofline
-from bench import training_step
+from bench import families, training_step
 from convolt import use_backend
 gpu.free_bytes = lambda: 1 << 30
 with pytest.MonkeyPatch.context() as patch, host_cupy.installed(patch), use_backend("cuda"):
@@ -382,6 +382,11 @@ with pytest.MonkeyPatch.context() as patch, host_cupy.installed(patch), use_back
             call()
         assert sum(moved) > 0
     on.copy()()
+    for case, family in (("clipped", "wgmma"), ("odd_channels", "mma")):
+        asked = next(families.problems(case, family))
+        algorithm = families.algorithms(family, asked)[0]
+        assert families.check_bits(asked, algorithm) is None
+        assert families.check_repeats(asked, algorithm, 2) is None
     images = memory_case.Operands((2, 3, 6, 5), "float32")
     copy = memory_bound.gpu_copy(images)
     for name in memory_bound.OPS:
