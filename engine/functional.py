@@ -23,7 +23,14 @@ from ..kernels import dropout as _dropout_kernel
 from ..kernels import layout, reduction
 from ..kernels import max_pool2d as _max_pool2d_kernel
 from ..kernels import softmax_cross_entropy as _cross_entropy_kernel
-from ..kernels.arrays import BFLOAT16, Array, dtype_of, is_bfloat16, is_floating
+from ..kernels.arrays import (
+    BFLOAT16,
+    Array,
+    check_floats,
+    dtype_of,
+    is_bfloat16,
+    is_floating,
+)
 from ..kernels.backend import backend_of
 from ..kernels.batch_norm import Normalization
 from ..kernels.conv2d import Conv2dSize
@@ -604,8 +611,8 @@ def is_grad_recorded(*inputs: Tensor | None) -> bool:
 @no_grad
 def fold_batch_norm(
     weight: Tensor,
-    running_mean: Any,
-    running_var: Any,
+    running_mean: Tensor,
+    running_var: Tensor,
     bn_weight: Tensor | None,
     bn_bias: Tensor | None,
     eps: float,
@@ -621,12 +628,37 @@ def fold_batch_norm(
         bn_bias: (K,), or None for zeros.
 
     Returns:
-        (K, C/groups, R, S) and (K,).
+        (K, C/groups, R, S) and (K,), dtype of ``weight``.
+
+    Raises:
+        TypeError: dtypes differ (with a bfloat16 ``weight`` the others are float32), or are not
+            float32 or float64.
+        ValueError: Shapes do not fit.
     """
-    scale = 1.0 / (running_var + eps).sqrt()
-    scale = scale if bn_weight is None else scale * bn_weight
-    shift = -running_mean * scale
-    return weight * scale.reshape(-1, 1, 1, 1), shift if bn_bias is None else shift + bn_bias
+    op = "fold_batch_norm"
+    w = _filters(op, weight)
+    mean = _as_tensor(op, running_mean, "running_mean")
+    var = _as_tensor(op, running_var, "running_var")
+    scale, shift = _optional(op, bn_weight, "bn_weight"), _optional(op, bn_bias, "bn_bias")
+    channels = {"running_mean": mean, "running_var": var, "bn_weight": scale, "bn_bias": shift}
+    _check_channels(op, w, {name: x for name, x in channels.items() if x is not None})
+    factor = 1.0 / (var + eps).sqrt()
+    factor = factor if scale is None else factor * scale
+    bias = -mean * factor if shift is None else shift - mean * factor
+    folded = w * factor.reshape(-1, 1, 1, 1)
+    return ops.cast(folded, dtype=w.dtype), ops.cast(bias, dtype=w.dtype)
+
+
+def _check_channels(op: str, weight: Tensor, channels: dict[str, Tensor]) -> None:
+    """Raise unless there is a number for each filter, of the dtype that batch-norm asks for."""
+    for name, x in channels.items():
+        if x.shape != weight.shape[:1]:
+            raise ValueError(
+                f"{op}: {name} has shape {x.shape}, expected {weight.shape[:1]}: one number for "
+                f"each filter of weight {weight.shape}"
+            )
+    alike = {"weight": weight} if not is_bfloat16(weight.dtype) else {}
+    check_floats(op, **{name: x.data for name, x in (alike | channels).items()})
 
 
 def conv_act(
@@ -800,9 +832,11 @@ def cross_entropy(
     """
     _check_reduction("cross_entropy", size_average, reduce, reduction)
     x = _as_tensor("cross_entropy", input)
-    if is_bfloat16(x.dtype) and current_precision() == "bf16":
-        x = ops.cast(x, dtype=np.dtype(np.float32))
     t = _as_tensor("cross_entropy", target, "target")
+    if current_precision() == "bf16":
+        x, t = (
+            ops.cast(a, dtype=np.dtype(np.float32)) if is_bfloat16(a.dtype) else a for a in (x, t)
+        )
     weight = _optional("cross_entropy", weight, "weight")
     if not x.ndim:
         raise ValueError("cross_entropy: input must be (C,), (N, C) or (N, C, ...), got ()")

@@ -109,15 +109,18 @@ def test_it_is_the_composition(backend, rng, size, training, with_residual, acti
     assert_alike(got, expected, TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("with_residual", [True, False])
 @pytest.mark.parametrize("size", SIZES)
-def test_without_gradients_evaluation_folds(backend, rng, size, with_residual, monkeypatch):
-    arrays, statistics, options = draw(rng, size, np.float32, with_residual)
+def test_without_gradients_evaluation_folds(backend, rng, size, with_residual, dtype, monkeypatch):
+    if dtype == "bfloat16" and backend != "emulator":
+        pytest.skip("test_it_is_the_composition says how these refuse it")
+    arrays, statistics, options = draw(rng, size, dtype_of(dtype), with_residual)
     run = (arrays, statistics, "relu", options, False, False)
     expected = results(composition, *run)
     monkeypatch.setattr(F, "batch_norm", None)  # nothing of it is needed
     got = results(fused, *run)
-    assert_alike(got, expected, TOLERANCE["float32"])
+    assert_alike(got, expected, TOLERANCE[dtype])
 
 
 def test_folded_weights_are_those_of_the_one_convolution(rng):
@@ -133,6 +136,20 @@ def test_folded_weights_are_those_of_the_one_convolution(rng):
             given = (bn_weight, bn_bias, None, None, options, False)
             expected = composition(x, w, mean, var, *given)
             np.testing.assert_allclose(y.numpy(), expected.numpy(), rtol=1e-12, atol=1e-12)
+
+
+def test_folding_checks_what_it_is_given(rng):
+    """Filters are not broadcast over channels of a batch-norm, nor the other way round."""
+    w, zeros = Tensor(rng.standard_normal((1, 3, 2, 2))), np.zeros(1)
+    good = {"running_mean": zeros, "running_var": zeros + 1, "bn_weight": None, "bn_bias": None}
+    for name in good:
+        with pytest.raises(ValueError, match=rf"fold_batch_norm: {name} has shape \(8,\)"):
+            fold_batch_norm(w, **good | {name: np.ones(8)}, eps=1e-3)
+        with pytest.raises(TypeError, match=f"fold_batch_norm: {name} has dtype float32"):
+            fold_batch_norm(w, **good | {name: np.ones(1, np.float32)}, eps=1e-3)
+    weight, bias = fold_batch_norm(w, **good, eps=1.0)
+    np.testing.assert_allclose(weight.numpy(), w.numpy() / np.sqrt(2), rtol=1e-15)
+    np.testing.assert_array_equal(bias.numpy(), [0])
 
 
 @pytest.mark.parametrize("activation", ["relu", None])
@@ -272,6 +289,13 @@ class TestPrecision:
             loss.backward()
             assert (loss.dtype, x.grad.dtype) == (np.float32, BFLOAT16)
             np.testing.assert_allclose(loss.numpy(), expected.numpy(), rtol=1e-6)
+            target = np.exp(logits.astype(np.float32)).astype(BFLOAT16)  # a bf16 teacher's
+            with use_backend("numpy"):
+                given = (Tensor(a.astype(np.float32)) for a in (logits, target))
+                expected = F.cross_entropy(*given)
+            soft = F.cross_entropy(x, convolt.tensor(target))
+            assert soft.dtype == np.float32
+            np.testing.assert_allclose(soft.numpy(), expected.numpy(), rtol=1e-6)
 
     @pytest.mark.parametrize("name", ["numpy", "numba"])
     def test_other_backends_say_that_they_have_none(self, rng, name):
