@@ -21,10 +21,10 @@ WORST = 5
 
 
 def roofline(
-    op: Annotated[str | None, typer.Argument(metavar="[conv2d", help="The op.")] = None,
+    op: Annotated[str | None, typer.Argument(metavar="conv2d", help="The op.")] = None,
     sizes: Annotated[
         list[int] | None,
-        typer.Argument(metavar="N C H W K R S]", help="Images, their shape, filters, theirs."),
+        typer.Argument(metavar="N C H W K R S", help="Images, their shape, filters, theirs."),
     ] = None,
     network: Annotated[
         str | None, Option(help="All convolutions of it: resnet50, vgg16, cifar, deepbench, ...")
@@ -55,6 +55,8 @@ def roofline(
         raise ValueError(f"--dtype {dtype}: choose among {', '.join(DTYPES)}")
     if (network is None) == (op is None):
         raise ValueError("name one convolution, conv2d N C H W K R S, or a --network")
+    if network is not None and (stride, padding, dilation, groups) != ("1", "0", "1", 1):
+        raise ValueError("--stride, --padding, --dilation and --groups are of one convolution")
     if network is not None:
         report = of_network(network, batch, dtype, gpu, explain)
     elif op != "conv2d" or len(sizes or ()) != len(LETTERS) or batch is not None:

@@ -2,8 +2,8 @@
 
     ieee    in float32
     tf32    on tensor cores, operands rounded to 10 bits of mantissa, sums in float32
-    bf16    convolutions and matrix products take their operands in bfloat16 (7 bits), sums in
-            float32; parameters and normalization stay float32
+    bf16    convolutions and linear layers take their operands in bfloat16 (7 bits), sums in
+            float32; parameters and normalization stay float32, other products are as with tf32
 
 Left alone, convolutions on a GPU use tf32, as PyTorch's do, and everything else ieee. float64 and
 bfloat16 arrays are not touched, and the host backends know ieee only.

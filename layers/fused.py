@@ -90,10 +90,10 @@ def conv_bn_act(
     Raises:
         TypeError, ValueError: As ``functional.conv_bn_act``.
     """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"conv_bn_act: activation must be 'relu' or None, got {activation!r}")
     if not _fusible(conv, bn):
-        y = bn(conv(input))
-        y = y if residual is None else y + residual
-        return functional.relu(y) if activation == "relu" else y
+        return _one_by_one(conv, bn, input, activation, residual)
     window = {
         "stride": conv.stride,
         "padding": conv.padding,
@@ -111,6 +111,18 @@ def conv_bn_act(
             )
         )
     return functional.conv_act(input, *_fold(conv, bn), residual, activation, **window)
+
+
+def _one_by_one(
+    conv: Conv2d, bn: BatchNorm2d, input: Tensor, activation: str | None, residual: Tensor | None
+) -> Tensor:
+    """Call the layers, where that is not the same to all who watch."""
+    y = conv(input)
+    if residual is not None and residual.shape != y.shape:  # before the batch is counted
+        raise ValueError(f"conv_bn_act: residual has shape {residual.shape}, expected {y.shape}")
+    y = bn(y)
+    y = y if residual is None else y + residual
+    return y if activation is None else functional.relu(y)
 
 
 def _fusible(conv: Conv2d, bn: BatchNorm2d) -> bool:

@@ -71,7 +71,8 @@ class Settings:
             if self.precision != "ieee" and self.backend not in ("cuda", "emulator"):
                 raise ValueError(
                     f"precision {self.precision} needs backend cuda or emulator; backend "
-                    f"{self.backend} has ieee only: use that, or leave the option out"
+                    f"{self.backend} has ieee only: use that, or leave --precision and "
+                    "CONVOLT_PRECISION out"
                 )
         if self.momentum is not None and self.optimizer != "sgd":
             raise ValueError(f"momentum belongs to sgd; {self.optimizer} has its own two")

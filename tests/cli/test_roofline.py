@@ -136,6 +136,9 @@ def test_windows_reach_the_sizes(convolt_):
         ([*LAYER, "--groups", "5"], "--groups 5: 64 channels are not divisible by it"),
         (["--network", "resnet5"], "the networks are lenet5, cifar"),
         (["--network", "resnet50", "--batch", "0"], "batch must be >= 1"),
+        (["--network", "resnet50", "--stride", "2"], "--groups are of one convolution"),
+        (["--network", "resnet50", "--groups", "2"], "--groups are of one convolution"),
+        (["conv2d", "a"], "Invalid value for 'N C H W K R S'"),
     ],
 )
 def test_what_is_asked_wrongly_exits_with_2(arguments, message, convolt_):

@@ -167,6 +167,20 @@ def test_a_derived_class_and_a_bias_are_respected(unit):
         np.testing.assert_allclose(y.numpy(), bn(conv(images())).numpy())
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_layers_one_by_one_refuse_what_the_one_op_refuses(bias, recorded):
+    conv, bn = Conv2d(3, 4, 3, bias=bias), BatchNorm2d(4)
+    with convolt.set_grad_enabled(recorded):
+        for mode in (True, False):
+            bn.train(mode)
+            with pytest.raises(ValueError, match="residual has shape"):  # not broadcast
+                conv_bn_act(conv, bn, images(), residual=convolt.randn(5, 4, 1, 1))
+            with pytest.raises(ValueError, match="activation must be 'relu' or None, got 'gelu'"):
+                conv_bn_act(conv, bn, images(), "gelu")
+    assert bn.num_batches_tracked.item() == 0
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("recorded", [True, False])
 def test_bad_input_names_the_layer_and_counts_no_batch(training, recorded):
