@@ -179,7 +179,7 @@ def record() -> Iterator[list[Launch]]:
     try:
         yield launches
     finally:
-        _recording.remove(launches)
+        _recording[:] = [r for r in _recording if r is not launches]  # equal ones may be nested
 
 
 class Program:

@@ -380,6 +380,15 @@ def test_record_keeps_what_ran(program):
     assert [a.parameter.name for a in launch.arguments] == ["x", "y", "stride"]
 
 
+def test_records_may_be_nested(program):
+    x, y = np.ones(32, np.float32), np.zeros(32, np.float32)
+    with emulator.record() as outer:
+        with emulator.record() as inner:
+            program.launch("strided_read", 1, 32, x, y, 1)
+        program.launch("strided_read", 1, 32, x, y, 1)
+    assert (len(inner), len(outer)) == (1, 2)
+
+
 # ---- Compilation -----------------------------------------------------------------------------
 
 
