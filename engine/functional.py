@@ -83,7 +83,8 @@ def _in_precision(op: str, *operands: Tensor | None) -> list[Tensor | None]:
         if x is not None and (name := backend_of(x.data)) not in ("cuda", "emulator"):
             raise ValueError(
                 f"{op}: precision bf16 needs backend cuda or emulator, and this array is of "
-                f"backend {name}; choose one of them, or use_precision('ieee')"
+                f"backend {name}; choose one of them, or precision ieee by use_precision or "
+                "CONVOLT_PRECISION"
             )
     bfloat16 = dtype_of(BFLOAT16)
     return [
@@ -823,7 +824,8 @@ def cross_entropy(
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1].
 
     Returns:
-        0-d; with "none" the shape of ``input`` without C.
+        0-d; with "none" the shape of ``input`` without C. The dtype of ``input``, but float32 for
+        bfloat16 logits where the call itself is made in precision bf16.
 
     Raises:
         TypeError: dtypes do not fit.

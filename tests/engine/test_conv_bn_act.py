@@ -293,6 +293,8 @@ class TestPrecision:
             with use_backend("numpy"):
                 given = (Tensor(a.astype(np.float32)) for a in (logits, target))
                 expected = F.cross_entropy(*given)
+            with use_precision("ieee"):
+                assert F.cross_entropy(x, convolt.tensor(target)).dtype == BFLOAT16
             soft = F.cross_entropy(x, convolt.tensor(target))
             assert soft.dtype == np.float32
             np.testing.assert_allclose(soft.numpy(), expected.numpy(), rtol=1e-6)
@@ -307,7 +309,10 @@ class TestPrecision:
             "conv_bn_act": lambda: F.conv_bn_act(x, w, mean, var, training=True),
         }
         for op, call in calls.items():
-            message = f"{op}: precision bf16 needs backend cuda or emulator, .* of backend {name}"
+            message = (
+                f"{op}: precision bf16 needs backend cuda or emulator, .* of backend {name}; .* "
+                "by use_precision or CONVOLT_PRECISION"
+            )
             with use_backend(name), use_precision("bf16"), pytest.raises(ValueError, match=message):
                 call()
             with use_backend(name):
