@@ -119,6 +119,18 @@ class TestFoldedWeights:
             self.check(unit)
             assert len(folds) == i + 2
 
+    def test_batch_norms_that_share_a_convolution(self, unit):
+        """As often changed as each other, so that only their arrays tell them apart."""
+        rng = np.random.default_rng(2)
+        norms = [BatchNorm2d(4).eval() for _ in range(2)]
+        for bn in norms:
+            bn.running_mean.copy_(Tensor(rng.standard_normal(4)))
+        for bn in norms * 2:
+            with no_grad():
+                got = conv_bn_act(unit.conv, bn, images())
+                expected = functional.relu(bn(unit.conv(images())))
+            np.testing.assert_allclose(got.numpy(), expected.numpy(), rtol=1e-5, atol=1e-5)
+
     def test_nobody_keeps_a_dropped_layer_s(self, folds):
         from convolt.layers import fused
 
