@@ -81,7 +81,7 @@ class Nothing:
         return _nothing
 
 
-def _nothing(*args: Any) -> None:
+def _nothing(*args: Any, **options: Any) -> None:
     pass
 
 
@@ -96,10 +96,11 @@ def _timed(times_s: dict[str, list[float]]) -> Any:
             kernel = getattr(self._module, verb)
             noted = times_s.setdefault(f"{self._op}.{verb}", [])
 
-            def timed(*args: Any) -> None:
+            def timed(*args: Any, **options: Any) -> Any:
                 start = perf_counter()
-                kernel(*args)
+                result = kernel(*args, **options)
                 noted.append(perf_counter() - start)
+                return result
 
             return timed
 
