@@ -116,14 +116,14 @@ def backward_eval(
     grad_residual,
 ):
     mean, inv_std = _running(running_mean, running_var, eps)
-    scale, zeros = weight * inv_std, np.zeros_like(mean)
+    scale = weight * inv_std
     if relu and y is None:
         y, grad_residual = np.empty_like(x), np.empty_like(x)
         _affine(x, mean, scale, bias, None, False, y)
     relu = OF_Y if relu else NO_RELU
-    sums = _gradient_sums(grad_y, x, mean, inv_std, scale, bias, relu, y, grad_residual)
-    _affine(grad_residual if relu else grad_y, zeros, scale, zeros, None, False, grad_x)
-    grad_bias[...], grad_weight[...] = sums
+    grad_bias[...], grad_weight[...] = _gradient_sums(
+        grad_y, x, mean, inv_std, scale, bias, relu, y, grad_residual, grad_x
+    )
 
 
 def activate(x, residual, relu, y):
@@ -170,17 +170,22 @@ def _affine(x, mean, scale, bias, residual, relu, y):
     _lane_affine(x.reshape(-1), lanes, residual, least, block, y.reshape(-1))
 
 
-def _gradient_sums(grad_y, x, mean, inv_std, scale, bias, relu, y, g):
-    """Return the sums over m of g and of g * x_hat; ``_products`` says what g is."""
+def _gradient_sums(grad_y, x, mean, inv_std, scale, bias, relu, y, g, grad_x=None):
+    """Return the sums over m of g and of g * x_hat; ``_products`` says what g is.
+
+    Fills grad_x = g * scale in, where it is given: the gradient of evaluation.
+    """
     width, block = _lanes(x)
     sums = np.empty((-(-x.size // block), 2, width))
     wide = np.tile(mean, width // len(mean))
     if relu == OF_X:
         lanes = _repeated((mean, scale, bias), width, x.dtype)
     else:
-        lanes = np.empty((4, width), x.dtype)  # nobody reads them
-    y, g = (np.empty(0, x.dtype) if array is None else array.reshape(-1) for array in (y, g))
-    _block_sums(grad_y.reshape(-1), x.reshape(-1), wide, lanes, relu, y, block, g, sums)
+        lanes = _repeated((scale,), width, x.dtype)
+    y, g, grad_x = (
+        np.empty(0, x.dtype) if array is None else array.reshape(-1) for array in (y, g, grad_x)
+    )
+    _block_sums(grad_y.reshape(-1), x.reshape(-1), wide, lanes, relu, y, block, g, sums, grad_x)
     sum_g, sum_gx = sums.reshape(len(sums), 2, -1, len(mean)).sum(axis=(0, 2))
     return sum_g, sum_gx * inv_std
 
@@ -292,11 +297,24 @@ def _lane_affine(x, lanes, residual, least, block, y):
 
 
 @parallel_jit
-def _block_sums(grad_y, x, mean, lanes, relu, y, block, g, sums):
-    """Sums of g and of g * (x - mean), of each lane of each block."""
+def _block_sums(grad_y, x, mean, lanes, relu, y, block, g, sums, grad_x):
+    """Sums of g and of g * (x - mean), of each lane of each block.
+
+    Also grad_x = g * lanes[0], if it is not empty, from what the caches hold of g.
+    """
     for i in prange(len(sums)):
         first, end = _span(i, block, len(x))
         _products(grad_y, x, mean, lanes, relu, y, first, end, g, sums[i, 0], sums[i, 1])
+        if len(grad_x):
+            _scaled(g if relu == OF_Y else grad_y, lanes[0], first, end, grad_x)
+
+
+@jit
+def _scaled(g, scale, first, end, grad_x):
+    width = np.uint64(len(scale))
+    for row in range(first, end, width):
+        for lane in range(min(width, end - row)):
+            grad_x[row + lane] = g[row + lane] * scale[lane]
 
 
 @jit
