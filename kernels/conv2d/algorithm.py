@@ -7,7 +7,7 @@ import numpy as np
 
 from ..arrays import Array, address, empty
 from ..backend import is_cupy
-from ..batch_norm import GradientSums, Normalization
+from ..batch_norm import GradientSums, Moments, Normalization
 from ..precision import current_precision
 from . import Conv2dSize
 
@@ -106,31 +106,15 @@ class Algorithm:
         return f"{self.family}_{self.tile_m}x{self.tile_n}"
 
 
-@dataclass(frozen=True, slots=True)
-class Moments:
-    """What ``fprop`` leaves for a batch-norm of its result, taken from the results as rounded.
+def empty_moments(algorithm: Algorithm, y: Array) -> Moments:
+    """Return arrays for the moments of y (N, P, Q, K), of the results as rounded.
 
-    The result is cut into parts: part i is the pixels (n, p, q), counted in this order, from
-    ``rows * i`` to ``rows * (i + 1)``; the last part may have fewer. With these, batch-norm has
-    mean and variance of all pixels without reading the result (Chan, Golub, LeVeque 1983).
-
-    Attributes:
-        means: (parts, K), float32: of each part and channel the mean.
-        squares: (parts, K), float32: the sum of squared deviations from that mean.
-        rows: Pixels of a part, ``algorithm.tile_m``.
+    A part is the ``algorithm.tile_m`` pixels (n, p, q), counted in this order, of a tile.
     """
-
-    means: Array
-    squares: Array
-    rows: int
-
-    @classmethod
-    def of(cls, algorithm: Algorithm, y: Array) -> "Moments":
-        """Return arrays for the moments of y (N, P, Q, K), to be filled in."""
-        k, rows = y.shape[-1], algorithm.tile_m
-        shape = (-(-(y.size // k) // rows), k)
-        means, squares = (empty(y, shape, np.float32) for _ in range(2))
-        return cls(means, squares, rows)
+    k, rows = y.shape[-1], algorithm.tile_m
+    shape = (-(-(y.size // k) // rows), k)
+    means, squares = (empty(y, shape, np.float32) for _ in range(2))
+    return Moments(means, squares, rows)
 
 
 def empty_sums(below: Normalization | None, parts: int) -> GradientSums | None:

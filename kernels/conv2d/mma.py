@@ -74,7 +74,7 @@ def fprop(algorithm, x, w, bias, y, size, moments=None, residual=None, activatio
     Args:
         algorithm: One of ``algorithms``.
         x, w, bias, y, size: As ``on_cuda.fprop`` takes them.
-        moments: ``Moments.of(algorithm, y)``, to be filled with those of rounded(x * w + bias).
+        moments: ``empty_moments(algorithm, y)``, to be filled with those of rounded(x * w + bias).
         residual: Of the shape of y, or None.
         activation: ``"relu"`` or None.
     """

@@ -6,7 +6,7 @@ from ..batch_norm.on_cuda import activate, moments
 from ..cuda.gpu import gpu_of
 from ..elementwise.on_cuda import add
 from . import simt
-from .algorithm import Moments, Problem
+from .algorithm import Problem, empty_moments
 from .choice import FAMILIES, choose
 
 
@@ -28,7 +28,7 @@ def fprop_moments(x, w, y, size):
     if family is simt:
         family.fprop(algorithm, x, w, None, y, size)
         return moments(y.reshape(-1, size.k))
-    found = Moments.of(algorithm, y)
+    found = empty_moments(algorithm, y)
     family.fprop(algorithm, x, w, None, y, size, moments=found)
     return found.means, found.squares, found.rows
 

@@ -17,7 +17,7 @@ from convolt.kernels import conv2d, emulator, linear
 from convolt.kernels.backend import use_backend
 from convolt.kernels.conv2d import Conv2dSize, mma
 from convolt.kernels.conv2d import channels as packs
-from convolt.kernels.conv2d.algorithm import VERBS, Moments, Problem
+from convolt.kernels.conv2d.algorithm import VERBS, Problem, empty_moments
 from convolt.kernels.conv2d.choice import candidates, use_algorithm
 from convolt.kernels.cuda.gpu import GPUS
 from convolt.kernels.cuda.launch import Kernel
@@ -293,7 +293,7 @@ def test_the_epilogue_equals_the_separate_ops(problem, dtype, rng):
     bias += dtype.type(3)  # a mean that the deviations from it must not drown in
     for algorithm in algorithms("fprop", size, dtype):
         plain = run(algorithm, "fprop", size, x, w, bias, None)
-        moments = Moments.of(algorithm, plain)
+        moments = empty_moments(algorithm, plain)
         moments.means[...] = moments.squares[...] = np.nan
         y = np.full_like(plain, np.nan)
         with use_backend("emulator"), emulator.options(mode="check"), emulator.record() as launches:

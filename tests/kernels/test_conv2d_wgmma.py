@@ -17,7 +17,7 @@ from tolerance import assert_within
 from convolt.kernels import conv2d, emulator
 from convolt.kernels.backend import use_backend, why_not
 from convolt.kernels.conv2d import Conv2dSize, wgmma
-from convolt.kernels.conv2d.algorithm import VERBS, Algorithm, Moments, Problem
+from convolt.kernels.conv2d.algorithm import VERBS, Algorithm, Problem, empty_moments
 from convolt.kernels.cuda import compile as compiler
 from convolt.kernels.cuda.gpu import GPUS
 from convolt.kernels.cuda.launch import Kernel
@@ -201,7 +201,7 @@ def test_residual_activation_and_moments(tile, mode, rng):
     size = size_of(CASES["72_136"])
     x, w, bias, _ = arrays = operands(size, rng, integers=True)
     algorithm, residual = Algorithm("wgmma", *tile, 64), bfloat16(rng.standard_normal(size.y_shape))
-    moments = Moments.of(algorithm, residual)
+    moments = empty_moments(algorithm, residual)
     with emulator.options(mode=mode):
         plain = run(algorithm, "fprop", size, *arrays, moments=moments)
         added = run(algorithm, "fprop", size, *arrays, residual=residual)

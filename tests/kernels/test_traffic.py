@@ -35,7 +35,7 @@ from convolt.kernels import (
 from convolt.kernels.arrays import dtype_of
 from convolt.kernels.backend import implementation, use_backend
 from convolt.kernels.conv2d import Conv2dSize, mma, wgmma
-from convolt.kernels.conv2d.algorithm import Algorithm, Moments
+from convolt.kernels.conv2d.algorithm import Algorithm, empty_moments
 from convolt.kernels.conv2d.choice import use_algorithm
 from convolt.kernels.cuda.launch import Kernel
 from convolt.kernels.cuda.table import all_kernels
@@ -410,7 +410,7 @@ def fused_convolution_by_mma(scale):
     x, w, residual = bfloat16s((scale, 9, 9, 64), (80, 1, 1, 64), (scale, 9, 9, 80))
     size, y = Conv2dSize.of(x.shape, w.shape), np.empty_like(residual)
     algorithm = Algorithm("mma", 128, 64, 32)
-    moments = Moments.of(algorithm, y)
+    moments = empty_moments(algorithm, y)
     mma.fprop(algorithm, x, w, None, y, size, moments, residual, "relu")
 
 
@@ -470,7 +470,7 @@ def fused_convolution_on_hopper(scale):
     x, w, residual = (random_array(*s, dtype=dtype_of("bfloat16")) for s in shapes)
     algorithm, size = Algorithm("wgmma", 128, 64, 64), Conv2dSize.of(x.shape, w.shape)
     y = np.empty_like(residual)
-    wgmma.fprop(algorithm, x, w, None, y, size, Moments.of(algorithm, y), residual, "relu")
+    wgmma.fprop(algorithm, x, w, None, y, size, empty_moments(algorithm, y), residual, "relu")
     return x.nbytes + w.nbytes + residual.nbytes + y.nbytes + scale * 2 * 2 * 4 * 64
 
 
