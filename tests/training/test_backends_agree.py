@@ -46,15 +46,17 @@ def test_numpy_and_numba_give_the_same_losses_over_50_steps():
 def test_20_steps_on_the_emulator_are_those_of_the_definition_and_repeat_to_the_byte():
     if reason := why_not("emulator"):
         pytest.skip(reason)
-    losses, state = trained("emulator", 20, batch=8, lr=0.01)
-    losses_again, state_again = trained("emulator", 20, batch=8, lr=0.01)
+    # Rounding that turns the sign of one ReLU's input moves weights: the definition, its weights
+    # changed by 1e-7, ends 9e-6 of the largest away, at lr=0.01 3e-4.
+    losses, state = trained("emulator", 20, batch=8, lr=0.003)
+    losses_again, state_again = trained("emulator", 20, batch=8, lr=0.003)
     assert losses == losses_again
     assert all(state[name].tobytes() == state_again[name].tobytes() for name in state)
-    expected_losses, expected = trained("numpy", 20, batch=8, lr=0.01)
+    expected_losses, expected = trained("numpy", 20, batch=8, lr=0.003)
     assert np.mean(expected_losses[-3:]) < expected_losses[0]
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)  # 1e-7 seen
     for name, array in expected.items():
         bound = 1e-4 * np.abs(array).max()
         np.testing.assert_allclose(
             state[name], array, rtol=0, atol=bound, err_msg=name
-        )  # 5e-7 seen
+        )  # 9e-6 seen
